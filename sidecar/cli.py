@@ -1,0 +1,199 @@
+"""The command line. Every command imports what it needs when it runs, so that `--help` answers at once.
+
+Exit codes: 0 done; 1 the check failed; 2 usage or configuration; 3 a dependency was not reachable.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.settings import Settings
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def main() -> None:
+    """Run the command line and turn our errors into one clear line and an exit code."""
+    from sidecar.errors import SidecarError  # noqa: PLC0415
+
+    try:
+        rag_drift(standalone_mode=False)
+    except SidecarError as error:
+        for line in str(error).splitlines():
+            click.echo(f"rag-drift: {line}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+
+
+def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415
+
+        click.echo(f"rag-drift {version('rag-drift-sidecar')}")
+        context.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Show the version.")
+def rag_drift() -> None:
+    """Tell when the retrieval of a production RAG service has drifted, how much, since when and why."""
+
+
+def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the file and the few flags that matter; everything else is in the file or the environment."""
+    for option in (
+        click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="log.level"),
+        click.option("--http-port", type=int, help="http.port"),
+        click.option("--redis-url", help="redis.url"),
+        click.option("--deployment", help="deployment"),
+        click.option(
+            "-c", "--config", "--config.file", "config", type=FILE, envvar="RAG_DRIFT_CONFIG", show_envvar=True,
+            help="Settings file in YAML.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _loader(
+    config: Path | None, deployment: str | None, redis_url: str | None, http_port: int | None, log_level: str | None
+) -> Callable[[], Settings]:
+    from sidecar.settings_sources import load  # noqa: PLC0415
+
+    overrides = {
+        "deployment": deployment, "redis.url": redis_url, "http.port": http_port, "log.level": log_level,
+    }  # fmt: skip
+    return lambda: load(config, overrides=overrides)
+
+
+@rag_drift.command()
+@_settings_options
+def run(**flags: Any) -> None:
+    """Run the sidecar until it is told to stop (SIGTERM); SIGHUP reloads the settings."""
+    import asyncio  # noqa: PLC0415
+
+    load = _loader(**flags)
+    settings = load()
+    from sidecar.app import serve  # noqa: PLC0415
+    from sidecar.logs import configure  # noqa: PLC0415
+
+    asyncio.run(serve(load, log=configure(settings.log.level, settings.log.format)))
+
+
+@rag_drift.group()
+def config() -> None:
+    """Check and show the settings."""
+
+
+@config.command("check")
+@_settings_options
+def config_check(**flags: Any) -> None:
+    """Check the settings and say what is wrong, one line per rule."""
+    settings = _loader(**flags)()
+    from sidecar.options import checked  # noqa: PLC0415
+
+    checked(settings)
+    click.echo("settings are valid")
+
+
+@config.command("show")
+@_settings_options
+def config_show(**flags: Any) -> None:
+    """Print the settings in force as YAML, secrets hidden."""
+    settings = _loader(**flags)()
+    import yaml  # noqa: PLC0415
+
+    from sidecar.settings_sources import redacted  # noqa: PLC0415
+
+    click.echo(yaml.safe_dump(redacted(settings), sort_keys=False, allow_unicode=True), nl=False)
+
+
+@rag_drift.group()
+def index() -> None:
+    """Build vector indexes."""
+
+
+@index.command("build")
+@click.option(
+    "--corpus", type=FILE, required=True, help="Documents as JSON lines with _id, title and text (BEIR layout)."
+)
+@click.option("--model", required=True, help="Folder or name of a sentence-transformers model.")
+@click.option("--revision", help="Revision of the model on its hub.")
+@click.option("--query-prompt", help="Text put before each query; part of the encoder's fingerprint.")
+@click.option("--document-prompt", help="Text put before each document.")
+@click.option("--max-length", type=click.IntRange(1), help="Longest input in tokens.")
+@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32", show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Texts per forward pass.")
+@click.argument("target", type=click.Path(path_type=Path, file_okay=False))
+def index_build(corpus: Path, target: Path, **encoder: Any) -> None:
+    """Embed the documents of CORPUS and write the index folder TARGET.
+
+    An interrupted build goes on where it stopped; a finished one appears whole.
+    """
+    from sidecar.indexes.command import build  # noqa: PLC0415
+
+    build(corpus, target, encoder)
+
+
+@rag_drift.command()
+@_settings_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(as_json: bool, **flags: Any) -> None:
+    """Show what the judge holds now, read from Redis."""
+    settings = _loader(**flags)()
+    import asyncio  # noqa: PLC0415
+
+    from sidecar.operate import show_status  # noqa: PLC0415
+
+    asyncio.run(show_status(settings, as_json=as_json))
+
+
+@rag_drift.command()
+@_settings_options
+@click.option("--by", required=True, help="Who asks.")
+@click.option("--why", required=True, help="Why the present behaviour is to be accepted.")
+def calibrate(by: str, why: str, **flags: Any) -> None:
+    """Give up the baselines and the alarm; measure the present behaviour as the new normal."""
+    settings = _loader(**flags)()
+    import asyncio  # noqa: PLC0415
+
+    from sidecar.operate import ask_calibration  # noqa: PLC0415
+
+    asyncio.run(ask_calibration(settings, by=by, why=why))
+
+
+@rag_drift.command()
+@click.option(
+    "--scenario",
+    type=click.Choice(["steady", "fine-tuned", "half-index", "lost-prefix", "query-shift"]),
+    default="fine-tuned",
+    show_default=True,
+    help="What happens to the service.",
+)
+@click.option("--once", is_flag=True, help="End after the verdict: 0 if it is the scenario's, 1 if it is another.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; the timeline goes to standard error.")
+@click.option("--queries", type=click.IntRange(1), help="Queries replayed after the calibration, at most.")
+@click.option("--corpus", type=click.Path(path_type=Path, file_okay=False), help="A BEIR folder to use instead.")
+@click.option("--redis-url", help="Use this Redis server instead of an embedded one.")
+@click.option("--port", type=int, default=0, help="Port of the sidecar's metrics; 0 takes a free one.")
+@click.option("--seed", type=int, default=20260, show_default=True, help="Seed of the traffic.")
+def demo(**options: Any) -> None:
+    """Watch the sidecar catch a real fine-tuning accident."""
+    from sidecar.demo.command import run_demo  # noqa: PLC0415
+
+    sys.exit(run_demo(**options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Show Prometheus, Kubernetes and people what the sidecar knows."""

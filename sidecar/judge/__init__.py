@@ -1,0 +1,1 @@
+"""Turn observations into verdicts: one judge on duty per deployment."""

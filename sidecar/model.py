@@ -1,0 +1,180 @@
+"""The value objects that travel between the rooms: events in, observations between, verdicts out.
+
+They are frozen, compare by value and know nothing of Redis, encoders or metrics. The text of a query is kept out of
+every `repr`, because a `repr` ends up in logs. How they are written to Redis is `store`'s business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+WHOLE_STREAM = "all"
+"""The slice name of the whole stream; a service cannot use it for a slice of its own."""
+
+OTHER_SLICE = "other"
+"""Where slices beyond the configured number end up."""
+
+DEFAULT_SLICE = "default"
+"""The slice of an event that names none."""
+
+Role = Literal["deployed", "reference"]
+VerdictState = Literal["calibrating", "steady", "drifted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Document ids, best first. `scores` is None or has one number per id."""
+
+    ids: tuple[str, ...]
+    scores: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a score list that does not belong to the ids."""
+        if self.scores is not None and len(self.scores) != len(self.ids):
+            msg = f"a ranking has one score per id: {len(self.ids)} ids, {len(self.scores)} scores"
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryEvent:
+    """One live query, validated against the event contract (docs/events.md).
+
+    `at` is unix seconds, taken from the entry id. `weight` is the inverse of the probability with which the sampler
+    took it, and 0 for an entry that only a slice's floor let in (the whole-stream estimates must not see those).
+    """
+
+    entry_id: str
+    query: str = field(repr=False)
+    at: float
+    slice: str = DEFAULT_SLICE
+    weight: float = 1.0
+    served: Ranking | None = None
+    trace_id: str | None = None
+    session_id: str | None = None
+    step: int | None = None
+    top_k: int | None = None
+    filtered: bool = False
+    encoder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Which encoders and indexes gave an observation: digests, short and safe to show."""
+
+    deployed_encoder: str
+    deployed_index: str
+    reference_encoder: str
+    reference_index: str
+
+    def changes_since(self, other: Stack) -> tuple[str, ...]:
+        """Name the parts that differ from `other`, in a fixed order."""
+        return tuple(name for name in STACK_PARTS if getattr(self, name) != getattr(other, name))
+
+
+STACK_PARTS = ("deployed_encoder", "deployed_index", "reference_encoder", "reference_index")
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One replayed query with its numbers: signal name to a value in [0, 1].
+
+    A signal that is not defined for this query (no served documents, say) is absent, not 0. `session` is a digest of
+    the session's name.
+    """
+
+    entry_id: str
+    at: float
+    slice: str
+    weight: float
+    values: Mapping[str, float]
+    stack: Stack
+    session: str | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the judge holds about one signal in one slice.
+
+    `evidence` is this slice's share of the pager's evidence, in weeks of false-page budget; at `threshold` it pages by
+    itself. `level`, `lower` and `upper` describe the current mean: since the alarm if drifted, else over the recent
+    window. `start` (estimated start of the drift) and `since` (when it was told) are unix seconds. `progress` is the
+    share of the calibration that is done.
+    """
+
+    signal: str
+    slice: str
+    state: VerdictState
+    queries: int
+    progress: float
+    evidence: float = 0.0
+    threshold: float = 0.0
+    baseline: float | None = None
+    level: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    start: float | None = None
+    since: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One page: a drift event of one signal, raised once and kept in the audit trail.
+
+    `slice` carries most of the evidence. `drop` is the fall relative to the baseline mean as estimated at the alarm:
+    biased high, because the same data raised it; `drop_lower` and `drop_upper` hold for every possible start at once.
+    `changed` names the parts of the stack that differ from the accepted one. `mix_shift` is the share of the traffic
+    that moved to other slices (total variation distance) over `mix_queries` recent queries.
+    """
+
+    id: str
+    at: float
+    signal: str
+    slice: str
+    evidence: float
+    threshold: float
+    baseline: float
+    level: float
+    drop: float
+    drop_lower: float
+    drop_upper: float
+    start: float
+    queries_since_start: int
+    changed: tuple[str, ...]
+    accepted_stack: Stack
+    stack: Stack
+    mix_shift: float
+    mix_queries: int
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineAccepted:
+    """A baseline came into force; `lower` is the mean that the detector tests against."""
+
+    id: str
+    at: float
+    signal: str
+    slice: str
+    mean: float
+    lower: float
+    queries: int
+    stack: Stack
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationStarted:
+    """The baselines were given up, and new ones are being measured; `by` and `why` as the person said."""
+
+    id: str
+    at: float
+    signal: str
+    by: str
+    why: str
+
+
+AuditEvent = Alarm | BaselineAccepted | CalibrationStarted

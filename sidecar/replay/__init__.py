@@ -1,0 +1,1 @@
+"""Answer each sampled query with both retrievers and compare what they give."""

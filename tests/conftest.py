@@ -1,0 +1,75 @@
+"""Real Redis servers for the whole suite: every test that asks for one runs on each supported generation.
+
+`redis` is a flushed client, `redis_url` its address for other processes, `redis_server` the running server (shared by
+the session: do not stop it), `own_redis` a server of the test's own that it may stop, start and give a password.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version as distribution_version
+from typing import TYPE_CHECKING
+
+import pytest
+import redis.asyncio
+
+from sidecar.embedded_redis import EmbeddedRedis, binaries, version
+from sidecar.redis_edge import connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+SERVERS = ("redis-6.2-wheel", "redis-7-system")
+
+
+def pytest_report_header() -> list[str]:
+    """Name what the suite runs against."""
+    servers = [f"{name} {version(path)}" for name, path in binaries().items()]
+    return [
+        f"servers: {', '.join(servers) or 'none'}",
+        f"redis-py {distribution_version('redis')}, Python {platform.python_version()}",
+    ]
+
+
+@pytest.fixture(scope="session", params=SERVERS)
+def redis_binary(request: pytest.FixtureRequest) -> Path:
+    """Give one server binary after the other; in CI a missing one is a failure."""
+    path = binaries().get(request.param)
+    if path is None:
+        reason = f"{request.param}: no such server on this machine"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture(scope="session")
+def redis_server(redis_binary: Path) -> Iterator[EmbeddedRedis]:
+    """Run one server for all tests of a generation."""
+    with EmbeddedRedis(redis_binary) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis) -> str:
+    """Give the address of the shared server."""
+    return redis_server.url
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    """Give a client of the shared server, emptied before the test."""
+    client = connect(redis_url)
+    await client.flushall()
+    await client.script_flush()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def own_redis(redis_binary: Path) -> Iterator[EmbeddedRedis]:
+    """Run a server that the test may stop and start."""
+    with EmbeddedRedis(redis_binary) as server:
+        yield server

@@ -1,0 +1,246 @@
+"""The registry: which series there are and when, how many at most, and what promtool says to them."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from sidecar.intake.options import IntakeCounts
+from sidecar.judge.judgement import Judgement
+from sidecar.model import Observation
+from sidecar.replay.compare import signal_names
+from tests.exporter.conftest import metrics
+from tests.judge.observations import HOUSE, SIGNAL, options, stream
+from tests.replay.doubles import retrievers
+
+MOST_SERIES = 2000
+VERDICT_FAMILIES = (
+    "drifted", "drift_start_timestamp_seconds", "calibration_progress_ratio", "baseline_ratio", "level_ratio",
+    "level_lower_ratio", "level_upper_ratio", "evidence_log10",
+)  # fmt: skip
+
+
+def samples(made) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Scrape and read the registry."""
+    text = generate_latest(made.registry).decode()
+    return {
+        (one.name, tuple(sorted(one.labels.items()))): one.value
+        for family in text_string_to_metric_families(text)
+        for one in family.samples
+    }
+
+
+def value(made, name, **labels) -> float | None:
+    """Give one sample, None if it is not there."""
+    return samples(made).get((f"rag_drift_{name}", tuple(sorted(labels.items()))))
+
+
+def observations(slices, count=1):
+    """Give observations with every signal in each slice."""
+    for i in range(count):
+        for name in slices:
+            yield Observation(f"{i}-0", 1.0, name, 1.0, dict.fromkeys(signal_names(10), 0.65), HOUSE)
+
+
+def judged(count, names=None, **drop) -> Judgement:
+    """Give a judgement after that many observations, in slices of these names."""
+    judgement = Judgement(options(min_slice_queries=100))
+    for i, (identity, one) in enumerate(stream(count, seed=3, **drop)):
+        judgement.feed(identity, replace(one, slice=names[i % len(names)]) if names else one)
+    return judgement
+
+
+def full():
+    """Make a registry as full as the default settings let it become: 20 named slices, all judged."""
+    made = metrics()
+    names = [f"slice-{number:02d}" for number in range(20)]
+    made.know_slices(["default", "other", *names])
+    made.replayed(list(observations(["default", "other", *names])))
+    made.on_duty(True)
+    made.judged(judged(4400, ["default", "other", *names]), 4400)
+    for retriever in (retrievers().pair.deployed, retrievers().pair.reference):
+        made.retriever_loaded(retriever)
+    return made
+
+
+def test_twenty_slices_cost_fewer_than_two_thousand_series():
+    """The series of a full registry are counted: the bound that the documentation names holds."""
+    made = full()
+    count = len(samples(made))
+    slices = {dict(labels).get("slice") for _, labels in samples(made)}
+    assert len(slices - {None}) == 23  # 20, default, other, all
+    assert 500 < count < MOST_SERIES, count
+
+
+@pytest.mark.parametrize("make", [metrics, full])
+def test_promtool_finds_nothing_to_say(make):
+    """Names, help texts and types follow the Prometheus conventions, in an empty and in a full registry."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        if os.environ.get("CI"):
+            pytest.fail("promtool is not on this machine")
+        pytest.skip("promtool is not on this machine")
+    done = subprocess.run(
+        [promtool, "check", "metrics", "--extended"],
+        input=generate_latest(make().registry),
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.decode()) == (0, "")
+    assert b"rag_drift_agreement_ratio" in done.stdout or make is metrics
+
+
+def test_promtool_would_complain():
+    """The check above can fail: a counter without `_total` is found."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not on this machine")
+    text = b"# HELP rag_drift_things Things.\n# TYPE rag_drift_things counter\nrag_drift_things 1\n"
+    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
+    assert done.returncode != 0
+
+
+def test_known_series_exist_from_the_start_with_zero():
+    """A rate over a counter needs its 0 before the first event."""
+    made = metrics()
+    for name, labels in (
+        ("alarms_total", {"signal": SIGNAL}),
+        ("baselines_accepted_total", {"signal": SIGNAL}),
+        ("replay_failures_total", {"reason": "EncoderError"}),
+        ("replay_failures_total", {"reason": "store"}),
+        ("events_total", {"outcome": "queued"}),
+        ("events_malformed_total", {"reason": "too_large"}),
+        ("events_lost_total", {}),
+        ("retriever_reload_failures_total", {"role": "deployed"}),
+        ("phase_duration_seconds_count", {"phase": "record"}),
+        ("judge_active", {}),
+        ("ready", {}),
+    ):
+        assert value(made, name, **labels) == 0.0, name
+    made.know_slices(["legal"])
+    assert value(made, "replays_total", slice="legal") == 0.0
+    assert value(made, "agreement_ratio_count", slice="legal", signal=SIGNAL) == 0.0
+
+
+def test_what_is_not_known_yet_does_not_read_as_the_worst():
+    """Before an encoder is loaded or accepted, its similarity and match are unknown and alert on nothing."""
+    made = metrics()
+    for role in ("deployed", "reference"):
+        assert math.isnan(value(made, "encoder_similarity_ratio", role=role))
+        assert math.isnan(value(made, "index_matches_encoder", role=role))
+
+
+def test_no_created_series_are_sent():
+    """The client library's `_created` samples would nearly double the counters."""
+    assert [name for name, _ in samples(full()) if name.endswith("_created")] == []
+
+
+def test_replayed_queries_are_counted_by_slice_with_every_signal():
+    """The tested signal and fidelity are histograms, the other measures a mean each."""
+    made = metrics()
+    made.replayed(list(observations(["legal"], 3)))
+    assert value(made, "replays_total", slice="legal") == 3
+    for signal in (SIGNAL, "fidelity@10"):
+        assert value(made, "agreement_ratio_count", signal=signal, slice="legal") == 3
+        assert value(made, "agreement_ratio_bucket", signal=signal, slice="legal", le="0.6") == 0
+        assert value(made, "agreement_ratio_bucket", signal=signal, slice="legal", le="0.7") == 3
+    for signal in set(signal_names(10)) - {SIGNAL, "fidelity@10"}:
+        assert value(made, "agreement_detail_ratio_sum", signal=signal, slice="legal") == pytest.approx(1.95)
+
+
+def test_a_failed_write_is_counted():
+    """An outage while writing shows in the failures, as the metric's help says."""
+    made = metrics()
+    made.replay_failed("store")
+    made.replay_failed("EncoderError", 4)
+    assert value(made, "replay_failures_total", reason="store") == 1
+    assert value(made, "replay_failures_total", reason="EncoderError") == 4
+
+
+def test_verdicts_appear_with_duty_and_disappear_without():
+    """A replica that was replaced shows no verdict, no change and no similarity; the next one's stand alone."""
+    made = metrics()
+    judgement = judged(2600, drop_from=2000, shipped_from=2000)
+    assert value(made, "drifted", signal=SIGNAL, slice="all") is None
+    made.on_duty(True)
+    made.judged(judgement, 2600)
+    made.encoder_similarity("deployed", 0.9)
+    for name in VERDICT_FAMILIES:
+        for one in ("all", "legal", "support"):
+            assert value(made, name, signal=SIGNAL, slice=one) is not None, (name, one)
+    assert value(made, "drifted", signal=SIGNAL, slice="all") == 1
+    assert value(made, "drift_start_timestamp_seconds", signal=SIGNAL, slice="all") > 0
+    assert value(made, "stack_changed", part="deployed_encoder") == 1
+    assert value(made, "stack_changed", part="reference_encoder") == 0
+    assert value(made, "pager_evidence_log10", signal=SIGNAL) >= value(made, "pager_threshold_log10", signal=SIGNAL)
+    assert value(made, "baseline_accepted_timestamp_seconds", signal=SIGNAL) == judgement.accepted_at > 0
+    made.on_duty(False)
+    left = [key for key in samples(made) if key[0].removeprefix("rag_drift_") in VERDICT_FAMILIES]
+    assert left == []
+    assert value(made, "judge_active") == 0
+    assert value(made, "stack_changed", part="deployed_encoder") == 0
+    assert value(made, "pager_evidence_log10", signal=SIGNAL) == -12
+    assert math.isnan(value(made, "encoder_similarity_ratio", role="deployed"))
+    made.on_duty(False)
+    made.on_duty(True)
+    made.judged(judgement, 0)
+    assert value(made, "drifted", signal=SIGNAL, slice="all") == 1
+
+
+def test_the_time_of_the_baseline_survives_a_restart():
+    """A judge that comes back from its checkpoint still says since when the baseline is in force."""
+    judgement = judged(1500)
+    made = metrics()
+    made.judged(Judgement.from_state(judgement.to_state(), judgement.options), 0)
+    assert value(made, "baseline_accepted_timestamp_seconds", signal=SIGNAL) == judgement.accepted_at > 0
+
+
+def test_slices_of_a_given_up_calibration_disappear():
+    """After a new calibration only the slices that are measured again have series."""
+    made = metrics()
+    judgement = judged(1500)
+    made.judged(judgement, 1500)
+    assert value(made, "baseline_ratio", signal=SIGNAL, slice="legal") > 0
+    judgement.recalibrate("r1", 1.0, "ann", "new")
+    made.judged(judgement, 0)
+    assert value(made, "baseline_ratio", signal=SIGNAL, slice="legal") is None
+    assert value(made, "baseline_ratio", signal=SIGNAL, slice="all") == 0
+    assert value(made, "baseline_accepted_timestamp_seconds", signal=SIGNAL) == 0
+
+
+def test_only_the_encoder_in_use_has_an_info_series():
+    """A replaced version does not stay as a second 1."""
+    made = metrics()
+    pair = retrievers().pair
+    for retriever in (pair.deployed, pair.deployed, pair.reference):
+        made.retriever_loaded(retriever)
+    infos = [dict(labels) for (name, labels), number in samples(made).items() if name == "rag_drift_encoder_info"]
+    assert sorted(info["role"] for info in infos) == ["deployed", "reference"]
+    assert value(made, "index_documents", role="deployed") == 10
+
+
+def test_the_intake_is_read_at_scrape_time():
+    """Counts and queue are those of the moment of the scrape, and of the newest source after a reload."""
+    import asyncio
+
+    from sidecar.exporter.intake_collector import IntakeCollector
+
+    made = metrics()
+    made.registry.unregister(next(one for one in made.registry._collector_to_names if isinstance(one, IntakeCollector)))
+    collector = IntakeCollector()
+    made.registry.register(collector)
+    counts, queue = IntakeCounts(), asyncio.Queue(7)
+    collector.source = (counts, queue)
+    counts.outcomes["queued"] = 5
+    queue.put_nowait("x")
+    assert value(made, "events_total", outcome="queued") == 5
+    assert (value(made, "queue_length"), value(made, "queue_limit")) == (1, 7)
+    collector.source = (IntakeCounts(), asyncio.Queue(3))
+    assert value(made, "events_total", outcome="queued") == 0

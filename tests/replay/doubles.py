@@ -1,0 +1,78 @@
+"""Tiny deterministic retrievers for what a real model cannot be made to do on demand: fail, block, or be counted.
+
+Whatever can be shown with the real encoder is shown with it (`test_watch.py`, `tests/app`). These stand in only where a
+test needs a batch that fails at one text, an encoder that waits for the test, or exact knowledge of the batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sidecar.encoders.fingerprint import SENTINELS, Fingerprint
+from sidecar.errors import EncoderError
+from sidecar.model import Ranking
+from sidecar.replay.retriever import Pair, Retriever, Retrievers
+
+if TYPE_CHECKING:
+    import threading
+
+DIMENSION = 4
+
+
+class Encoder:
+    """Vectors from a digest of the text; refuses texts with `poison` in them, waits at `gate` if there is one."""
+
+    name = "double"
+    dimension = DIMENSION
+
+    def __init__(self, gate: threading.Event | None = None) -> None:
+        self.batches: list[list[str]] = []
+        self._gate = gate
+
+    def encode_queries(self, texts):
+        """Give a row for each text, unless one is poisonous."""
+        self.batches.append(list(texts))
+        if self._gate is not None:
+            assert self._gate.wait(20)
+        if any("poison" in text for text in texts):
+            raise EncoderError(f"encoder double failed on {len(texts)} texts")
+        return np.array(
+            [np.frombuffer(hashlib.sha256(text.encode()).digest()[:DIMENSION], np.uint8) for text in texts],
+            dtype=np.float32,
+        )
+
+    def close(self):
+        """Nothing to let go of."""
+
+
+class Index:
+    """Ten documents whose order follows from the vector."""
+
+    generation = "double"
+    size = 10
+    dimension = DIMENSION
+
+    def search(self, vectors, k):
+        """Rank the ten documents from the one that the vector names."""
+        return [Ranking(tuple(f"d{(int(row[0]) + i) % 10}" for i in range(min(k, 10)))) for row in vectors]
+
+    def close(self):
+        """Nothing to let go of."""
+
+
+def fingerprint(name: str) -> Fingerprint:
+    """Give a fingerprint with this name as its digests."""
+    vectors = np.zeros((SENTINELS, DIMENSION), dtype=np.float32)
+    return Fingerprint(name.ljust(12, "0"), name.ljust(12, "0"), vectors, vectors.copy())
+
+
+def retrievers(gate: threading.Event | None = None) -> Retrievers:
+    """Give a pair of doubles that agree on every query."""
+    sides = [
+        Retriever(role, Encoder(gate if role == "deployed" else None), Index(), fingerprint(role), index_matches=True)
+        for role in ("deployed", "reference")
+    ]
+    return Retrievers(Pair(*sides))
