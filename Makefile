@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c const
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test quick check bench docs install install-demo system clean
+.PHONY: help demo test quick check bench bench-detection docs install install-demo system clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
@@ -25,7 +25,7 @@ test: install system  ## All tests
 	$(BIN)/python -m pytest
 
 quick: install  ## The tests without the slow ones, on the embedded Redis only
-	$(BIN)/python -m pytest -m "not slow" -k "not redis-7-system" -q
+	$(BIN)/python -m pytest -m "not slow and not nightly" -k "not redis-7-system" -q
 
 check: install  ## Lint, types, import layers, documentation tables
 	$(BIN)/ruff check .
@@ -33,6 +33,12 @@ check: install  ## Lint, types, import layers, documentation tables
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/tables.py --check
+
+bench-detection: install  ## All acceptance simulations, and the detector beside other tools (about an hour)
+	$(BIN)/python -m pytest -m nightly
+	benchmarks/detection/setup_peers.sh
+	$(BIN)/python benchmarks/detection/run.py
+	$(BIN)/python -m benchmarks.attribution
 
 bench: install  ## The benchmarks; each prints ratios measured in one run
 	$(BIN)/python benchmarks/intake.py

@@ -175,7 +175,8 @@ def queued(query_bytes: int, documents: int) -> float:
 
 def checkpoint() -> dict[str, float]:
     """Feed a judge with one slice and with several; give kB of its checkpoint, whole and for a further slice."""
-    from sidecar.judge.judgement import Judgement, JudgeOptions
+    from sidecar.judge.judgement import Judgement
+    from sidecar.judge.options import JudgeOptions
     from sidecar.model import Observation, Stack
 
     stack = Stack("0123456789ab", "0123456789ab", "0123456789ab", "0123456789ab")

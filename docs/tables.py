@@ -42,7 +42,7 @@ def metric_families() -> list[tuple[str, str, list[str], str]]:
     from sidecar.exporter.intake_collector import IntakeCollector
     from sidecar.exporter.metrics import Metrics
 
-    metrics = Metrics(signal="overlap@10", k=10, version="0", threshold_weeks=26.0, now=lambda: 0.0)
+    metrics = Metrics(signals=["overlap@10"], k=10, version="0", pages=26.0, tickets=4.0, now=lambda: 0.0)
     intake = IntakeCollector()
     labels = {
         collector._name: list(collector._labelnames)  # noqa: SLF001  (client_python has no public way)

@@ -11,36 +11,41 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import signal as signals
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from sidecar.diagnosis import Diagnosis
 from sidecar.encoders import threads
 from sidecar.encoders.fingerprint import Fingerprint, similarity
 from sidecar.errors import ConfigurationError, EncoderError, StoreError
 from sidecar.exporter.http import application
 from sidecar.exporter.intake_collector import IntakeCollector
-from sidecar.exporter.metrics import ROLES, Metrics
+from sidecar.exporter.metrics import Metrics
 from sidecar.intake import Consumer, EventLimits, Sampler, SliceRegistry
 from sidecar.judge.duty import Judge
 from sidecar.options import (
     checked,
+    diagnosis_options,
     encoder_options,
     field_map,
+    frozen_options,
     intake_options,
     judge_options,
     redis_url,
+    refuse_what_needs_a_restart,
     replay_options,
     sampling_options,
+    signals,
 )
-from sidecar.overlap import signal_name
 from sidecar.redis_edge import connect
+from sidecar.replay.freeze import FrozenSource
+from sidecar.replay.frozen import FrozenProbes
 from sidecar.replay.source import RetrieverSource
 from sidecar.replay.watch import Watcher
 from sidecar.replay.worker import Replayer
@@ -54,13 +59,13 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from sidecar.judge.judgement import Judgement
-    from sidecar.model import QueryEvent, Role
+    from sidecar.model import QueryEvent, Role, Stack
     from sidecar.replay.retriever import Retrievers
-    from sidecar.settings import Retriever, Settings
+    from sidecar.settings import Settings
 
 REDIS_WAIT_SECONDS = 30.0
 LOOK_SECONDS = 5.0
-RESTART_ONLY = ("deployment", "redis", "retrievers", "http", "log")
+ROLES: tuple[Role, Role] = ("deployed", "reference")
 
 
 class Sidecar:
@@ -79,12 +84,13 @@ class Sidecar:
         self._log = log
         self._now = now
         self._clock = clock
-        self.signal = signal_name(self.settings.judge.signal, self.settings.replay.k)
         self.metrics = Metrics(
-            signal=self.signal,
+            signals=signals(self.settings),
             k=self.settings.replay.k,
             version=version("rag-drift-sidecar"),
-            threshold_weeks=self.settings.judge.weeks_between_false_pages,
+            pages=self.settings.judge.weeks_between_false_pages,
+            tickets=self.settings.judge.weeks_between_false_tickets,
+            frozen=self.settings.retrievers.frozen is not None,
             now=now,
         )
         self.metrics.config_reload_time.set(now())
@@ -97,11 +103,19 @@ class Sidecar:
         self._reloaded = asyncio.Event()
         self._judge: Judge | None = None
         self._consumer: Consumer | None = None
+        self._probes: FrozenProbes | None = None
 
     @property
     def judgement(self) -> Judgement | None:
         """Give the judge's state if this replica is on duty."""
         return self._judge.judgement if self._judge is not None else None
+
+    def _accepted(self) -> tuple[float, Stack] | None:
+        """Give the acceptance in force: its time and its stack, if this replica judges and there is one."""
+        first = self.judgement.first if self.judgement is not None else None
+        if first is None or first.accepted is None or first.accepted_at is None:
+            return None
+        return first.accepted_at, first.accepted
 
     async def missing(self) -> tuple[str, ...]:
         """Name what is not there yet; empty means ready."""
@@ -123,7 +137,7 @@ class Sidecar:
         """
         try:
             settings = checked(self._load())
-            self._refuse_what_needs_a_restart(settings)
+            refuse_what_needs_a_restart(self.settings, settings)
         except ConfigurationError as error:
             self.metrics.config_reload_success.set(0)
             self._log.error("reload_failed", error=str(error))
@@ -149,10 +163,7 @@ class Sidecar:
             await self._listen(stack)
             store = Store(redis, settings.deployment, observations_kept=settings.replay.observations_kept)
             watcher = Watcher(
-                (
-                    self._source("deployed", settings.retrievers.deployed),
-                    self._source("reference", settings.retrievers.reference),
-                ),
+                self._sources(settings),
                 store,
                 metrics=self.metrics,
                 log=self._log,
@@ -193,6 +204,25 @@ class Sidecar:
         queue: asyncio.Queue[QueryEvent] = asyncio.Queue(settings.replay.queue_size)
         consumer = self._consumer = await self._make_consumer(store, queue)
         self._intake_metrics.source = (consumer.counts, queue)
+        token = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        before = self._probes
+        probes = self._probes = FrozenProbes(
+            store,
+            retrievers,
+            frozen_options(settings),
+            token=token,
+            accepted=self._accepted,
+            executor=executor,
+            metrics=self.metrics.probes,
+            log=self._log,
+            now=self._now,
+        )
+        if before is not None:
+            probes.adopt(before)
+        try:
+            await probes.load()  # before any task runs, so that a wrong key ends the start with one clear line
+        except StoreError as error:  # it loads again by itself
+            self._log.warning("frozen_probes_not_loaded", error=str(error))
         replayer = Replayer(
             queue=queue,
             retrievers=retrievers,
@@ -202,13 +232,26 @@ class Sidecar:
             metrics=self.metrics,
             log=self._log,
             watcher=watcher,
+            offer=probes.offer,
         )
         judge = self._judge = Judge(
             store,
             judge_options(settings),
-            token=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+            token=token,
             lease_seconds=settings.judge.lease_seconds,
-            metrics=self.metrics,
+            metrics=self.metrics.judge,
+            log=self._log,
+            now=self._now,
+        )
+        diagnosis = Diagnosis(
+            store,
+            retrievers,
+            diagnosis_options(settings),
+            token=token,
+            judgement=lambda: self.judgement,
+            probes=probes,
+            executor=executor,
+            metrics=self.metrics.judge,
             log=self._log,
             now=self._now,
         )
@@ -217,6 +260,8 @@ class Sidecar:
                 spawn(group, "intake", consumer.run(), self._log),
                 spawn(group, "replay", replayer.run(), self._log),
                 spawn(group, "judge", judge.run(), self._log),
+                spawn(group, "frozen-probes", probes.run(), self._log),
+                spawn(group, "diagnosis", diagnosis.run(), self._log),
                 spawn(group, "watch", watcher.run(retrievers), self._log),
                 spawn(group, "look-after", self._look_after(store, retrievers), self._log),
             ]
@@ -236,7 +281,7 @@ class Sidecar:
             on_new=lambda name: self.metrics.know_slices([name]),
         )
         try:
-            tracks = ((await store.load_checkpoint()) or {}).get("tracks")
+            tracks = _first_tracks(await store.load_checkpoint())
         except StoreError as error:  # no reason to stop: the names of the slices come again with the traffic
             self._log.warning("slices_not_adopted", error=str(error))
         else:
@@ -302,7 +347,7 @@ class Sidecar:
             accepted = self.judgement.accepted if self.judgement is not None else None
             pair = retrievers.pair
             if accepted is None and graded is not None:
-                for role in ROLES:
+                for role in pair.roles:
                     self.metrics.encoder_similarity(role, None)
                 graded = None
             if accepted is not None and (accepted, pair.stack) != graded:
@@ -311,10 +356,8 @@ class Sidecar:
                 except StoreError as error:
                     self._log.info("similarity_unknown", error=str(error))
                 else:
-                    for retriever, digest in (
-                        (pair.deployed, accepted.deployed_encoder),
-                        (pair.reference, accepted.reference_encoder),
-                    ):
+                    for role in pair.roles:
+                        retriever, digest = getattr(pair, role), getattr(accepted, f"{role}_encoder")
                         try:
                             cosine = similarity(retriever.fingerprint, Fingerprint.from_bytes(known[digest]))
                         except (KeyError, EncoderError):  # not kept, or by another version of this program
@@ -323,37 +366,20 @@ class Sidecar:
                     graded = (accepted, pair.stack)
             await asyncio.sleep(LOOK_SECONDS)
 
-    def _source(self, role: Role, retriever: Retriever) -> RetrieverSource:
-        return RetrieverSource(role, encoder_options(retriever), retriever.encoder.cache_entries, retriever.index)
-
-    def _refuse_what_needs_a_restart(self, settings: Settings) -> None:
-        changed = [name for name in RESTART_ONLY if getattr(settings, name) != getattr(self.settings, name)]
-        if signal_name(settings.judge.signal, settings.replay.k) != self.signal:
-            changed.append("judge.signal or replay.k")
-        if settings.judge.weeks_between_false_pages != self.settings.judge.weeks_between_false_pages:
-            changed.append("judge.weeks_between_false_pages")
-        if settings.replay.observations_kept != self.settings.replay.observations_kept:
-            changed.append("replay.observations_kept")
-        if changed:
-            raise ConfigurationError(f"cannot be changed by a reload, restart for it: {', '.join(changed)}")
+    def _sources(self, settings: Settings) -> tuple[RetrieverSource | FrozenSource, ...]:
+        """Name where the retrievers come from: deployed, reference, and the frozen copy where there is one."""
+        both = settings.retrievers.deployed, settings.retrievers.reference
+        sources: list[RetrieverSource | FrozenSource] = [
+            RetrieverSource(role, encoder_options(one), one.encoder.cache_entries, one.index)
+            for role, one in zip(ROLES, both, strict=True)
+        ]
+        if settings.retrievers.frozen is not None:
+            sources.append(FrozenSource(settings.retrievers.frozen, both[0].encoder.cache_entries))
+        return tuple(sources)
 
 
-async def serve(load: Callable[[], Settings], *, log: FilteringBoundLogger) -> None:
-    """Run a sidecar until SIGTERM or SIGINT; SIGHUP reloads the settings."""
-    sidecar = Sidecar(load, log=log)
-    loop = asyncio.get_running_loop()
-    reloads: set[asyncio.Task[None]] = set()
-
-    async def reload() -> None:
-        with suppress(ConfigurationError):  # said in the log and in a metric
-            await sidecar.reload()
-
-    def on_hangup() -> None:
-        task = loop.create_task(reload(), name="reload")
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
-    for number in (signals.SIGTERM, signals.SIGINT):
-        loop.add_signal_handler(number, sidecar.stop.set)
-    loop.add_signal_handler(signals.SIGHUP, on_hangup)
-    await sidecar.run()
+def _first_tracks(checkpoint: Any) -> Any:
+    """Give the first signal's tracks, whose names are the slices that are known, out of a checkpoint of any shape."""
+    with suppress(AttributeError, LookupError, TypeError, StopIteration):
+        return next(iter(checkpoint["signals"].values()))["tracks"]
+    return None

@@ -85,8 +85,8 @@ def run(**flags: Any) -> None:
 
     load = _loader(**flags)
     settings = load()
-    from sidecar.app import serve  # noqa: PLC0415
     from sidecar.logs import configure  # noqa: PLC0415
+    from sidecar.serve import serve  # noqa: PLC0415
 
     asyncio.run(serve(load, log=configure(settings.log.level, settings.log.format)))
 
@@ -117,6 +117,20 @@ def config_show(**flags: Any) -> None:
     from sidecar.settings_sources import redacted  # noqa: PLC0415
 
     click.echo(yaml.safe_dump(redacted(settings), sort_keys=False, allow_unicode=True), nl=False)
+
+
+@rag_drift.command()
+@_settings_options
+@click.argument("target", type=click.Path(path_type=Path, file_okay=False))
+def freeze(target: Path, **flags: Any) -> None:
+    """Copy the deployed model and index to the folder TARGET, as `retrievers.frozen` wants them."""
+    settings = _loader(**flags)()
+    from sidecar.options import encoder_options  # noqa: PLC0415
+    from sidecar.replay.freeze import freeze as copy  # noqa: PLC0415
+
+    deployed = settings.retrievers.deployed
+    frozen = copy(encoder_options(deployed), deployed.index, target)
+    click.echo(f"frozen: encoder {frozen.fingerprint.digest}, index {frozen.index.generation}")
 
 
 @rag_drift.group()
@@ -168,9 +182,83 @@ def calibrate(by: str, why: str, **flags: Any) -> None:
     settings = _loader(**flags)()
     import asyncio  # noqa: PLC0415
 
-    from sidecar.operate import ask_calibration  # noqa: PLC0415
+    from sidecar.operate import ask_judge  # noqa: PLC0415
 
-    asyncio.run(ask_calibration(settings, by=by, why=why))
+    asyncio.run(ask_judge(settings, "recalibrate", by=by, why=why))
+
+
+@rag_drift.command()
+@_settings_options
+@click.option("--by", required=True, help="Who repaired it.")
+@click.option("--why", required=True, help="What was repaired.")
+def fixed(by: str, why: str, **flags: Any) -> None:
+    """End the open alarm because its cause is repaired; the baselines stay."""
+    settings = _loader(**flags)()
+    import asyncio  # noqa: PLC0415
+
+    from sidecar.operate import ask_judge  # noqa: PLC0415
+
+    asyncio.run(ask_judge(settings, "fixed", by=by, why=why))
+
+
+@rag_drift.command()
+@_settings_options
+@click.argument("target", type=click.File("w", encoding="utf-8", lazy=False))
+def observations(target: Any, **flags: Any) -> None:
+    """Write the observations that Redis keeps to the file TARGET (`-` for standard output), for `replay-log`."""
+    settings = _loader(**flags)()
+    import asyncio  # noqa: PLC0415
+
+    from sidecar.backtest import export_observations  # noqa: PLC0415
+
+    count = asyncio.run(export_observations(settings, target))
+    click.echo(f"{count} observations", err=True)
+
+
+@rag_drift.command("replay-log")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option(
+    "-c", "--config", "--config.file", "config", type=FILE, envvar="RAG_DRIFT_CONFIG", show_envvar=True,
+    help="Settings whose judge is to be tried; without them the defaults.",
+)  # fmt: skip
+@click.option("--signal", "signals", multiple=True, help="Signal to test, as `overlap@10`; repeatable.")
+@click.option("--weeks-between-false-pages", type=click.FloatRange(0, min_open=True))
+@click.option("--min-effect", type=click.FloatRange(0, 1))
+@click.option("--min-queries", type=click.IntRange(100))
+@click.option("--min-slice-queries", type=click.IntRange(100))
+@click.option("--min-days", type=click.FloatRange(0))
+@click.option("--tolerance", type=click.FloatRange(0, 1))
+@click.option("--weekly", is_flag=True, help="Compare also each week with the baseline, by the review's window tests.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def replay_log(
+    file: Path, config: Path | None, as_json: bool, weekly: bool, signals: tuple[str, ...], **options: Any
+) -> None:
+    """Run the judge over the recorded observations in FILE and print what it would have raised."""
+    from sidecar.backtest import replay_log as replay  # noqa: PLC0415
+    from sidecar.backtest import show, tried_options  # noqa: PLC0415
+
+    show(replay(file, tried_options(config, signals, options), by_week=weekly), as_json=as_json)
+
+
+@rag_drift.command()
+@click.option("--drop", default="5%", show_default=True, help="Fall to find, relative to the accepted mean.")
+@click.option("--within", default="1d", show_default=True, help="Time from the fall to the page, in half of the cases.")
+@click.option(
+    "--false-pages", default="1/26w", show_default=True, help="False pages accepted, for everything together."
+)
+@click.option("--slices", type=int, default=0, show_default=True, help="Slices watched beside the whole stream.")
+@click.option("--signals", type=int, default=1, show_default=True, help="Signals tested (judge.signals).")
+@click.option("--mean", type=float, default=0.62, show_default=True, help="Mean of the scores, in (0, 1).")
+@click.option("--sd", type=float, default=0.32, show_default=True, help="Their standard deviation.")
+@click.option("--kappa", type=float, default=1.6, show_default=True, help="Variance inflation from alike queries.")
+@click.option("--calibration", default="7d", show_default=True, help="Length of the calibration.")
+@click.option("--queries-per-day", type=float, help="Replayed queries there are: show what they can see instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan(**options: Any) -> None:
+    """Say how much traffic finds a fall in time, or what the traffic that there is can see."""
+    from sidecar.plan import run_plan  # noqa: PLC0415
+
+    run_plan(**options)
 
 
 @rag_drift.command()

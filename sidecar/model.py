@@ -21,8 +21,13 @@ OTHER_SLICE = "other"
 DEFAULT_SLICE = "default"
 """The slice of an event that names none."""
 
-Role = Literal["deployed", "reference"]
+Role = Literal["deployed", "reference", "frozen"]
 VerdictState = Literal["calibrating", "steady", "drifted"]
+
+Severity = Literal["none", "ticket", "minor", "major", "critical"]
+"""How much has fallen, as far as it is proved: `ticket` some evidence, `minor` a page, `major` and `critical` a page
+about a fall of more than the judge's first and second tier (5 and 15 %)."""
+SEVERITIES: tuple[Severity, ...] = ("none", "ticket", "minor", "major", "critical")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +68,27 @@ class QueryEvent:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Which encoders and indexes gave an observation: digests, short and safe to show."""
+    """Which encoders and indexes gave an observation: digests, short and safe to show.
+
+    The frozen ones are "" where no frozen copy of the accepted stack was replayed.
+    """
 
     deployed_encoder: str
     deployed_index: str
     reference_encoder: str
     reference_index: str
+    frozen_encoder: str = ""
+    frozen_index: str = ""
 
     def changes_since(self, other: Stack) -> tuple[str, ...]:
-        """Name the parts that differ from `other`, in a fixed order."""
-        return tuple(name for name in STACK_PARTS if getattr(self, name) != getattr(other, name))
+        """Name the parts that differ from `other`, in a fixed order; a part that one of them lacks has not changed."""
+        parts = ((name, getattr(self, name), getattr(other, name)) for name in STACK_PARTS)
+        return tuple(name for name, ours, theirs in parts if ours != theirs and ours and theirs)
 
 
-STACK_PARTS = ("deployed_encoder", "deployed_index", "reference_encoder", "reference_index")
+STACK_PARTS = (
+    "deployed_encoder", "deployed_index", "reference_encoder", "reference_index", "frozen_encoder", "frozen_index",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +96,8 @@ class Observation:
     """One replayed query with its numbers: signal name to a value in [0, 1].
 
     A signal that is not defined for this query (no served documents, say) is absent, not 0. `session` is a digest of
-    the session's name.
+    the session's name. `cluster` numbers the query's neighbourhood among the reference's documents; numbers of one
+    reference encoder and index mean the same everywhere, those of different ones have nothing to do with each other.
     """
 
     entry_id: str
@@ -94,6 +108,7 @@ class Observation:
     stack: Stack
     session: str | None = None
     step: int | None = None
+    cluster: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +116,10 @@ class Verdict:
     """What the judge holds about one signal in one slice.
 
     `evidence` is this slice's share of the pager's evidence, in weeks of false-page budget; at `threshold` it pages by
-    itself. `level`, `lower` and `upper` describe the current mean: since the alarm if drifted, else over the recent
-    window. `start` (estimated start of the drift) and `since` (when it was told) are unix seconds. `progress` is the
-    share of the calibration that is done.
+    itself. `severity` is what the evidence of this slice says by itself. `rise` is its share of the evidence that the
+    level has risen. `level`, `lower` and `upper` describe the current mean: since the alarm if drifted, else over the
+    recent window. `start` (estimated start of the drift) and `since` (when it was told) are unix seconds. `progress`
+    is the share of the calibration that is done.
     """
 
     signal: str
@@ -113,6 +129,8 @@ class Verdict:
     progress: float
     evidence: float = 0.0
     threshold: float = 0.0
+    severity: Severity = "none"
+    rise: float = 0.0
     baseline: float | None = None
     level: float | None = None
     lower: float | None = None
@@ -124,18 +142,22 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """One page: a drift event of one signal, raised once and kept in the audit trail.
+    """One page: a drift event, raised once and kept in the audit trail.
 
-    `slice` carries most of the evidence. `drop` is the fall relative to the baseline mean as estimated at the alarm:
-    biased high, because the same data raised it; `drop_lower` and `drop_upper` hold for every possible start at once.
-    `changed` names the parts of the stack that differ from the accepted one. `mix_shift` is the share of the traffic
-    that moved to other slices (total variation distance) over `mix_queries` recent queries.
+    `signal` and `slice` carry most of the evidence. `drop` is the fall relative to the baseline mean as estimated at
+    the alarm: biased high, because the same data raised it; `drop_lower` and `drop_upper` hold for every possible start
+    at once. The start lies between `start_earliest` and `start_latest` in about 95 % of alarms; both are None when the
+    observations before the alarm are not kept. `changed` names the parts of the stack that differ from the accepted
+    one. `mix_shift` is the share of the traffic that moved to other slices (total variation distance) over
+    `mix_queries` recent queries. An alarm of the frozen probes has no evidence in weeks and an exact drop; `p` is that
+    of its paired test, and else None.
     """
 
     id: str
     at: float
     signal: str
     slice: str
+    severity: Severity
     evidence: float
     threshold: float
     baseline: float
@@ -150,6 +172,53 @@ class Alarm:
     stack: Stack
     mix_shift: float
     mix_queries: int
+    start_earliest: float | None = None
+    start_latest: float | None = None
+    p: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmEscalated:
+    """The open alarm `alarm` is about a larger fall than was proved when it was raised."""
+
+    id: str
+    at: float
+    alarm: str
+    severity: Severity
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmEnded:
+    """The alarm `alarm` is over.
+
+    The level is back (`recovered`), what drifted gave no values for days (`silent`), or a person repaired the cause
+    (`fixed`) or accepted the present behaviour (`recalibrated`).
+    """
+
+    id: str
+    at: float
+    alarm: str
+    how: Literal["recovered", "silent", "fixed", "recalibrated"]
+    by: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Something for the working day: a fall with less evidence or too small for a page, or a rise.
+
+    `level` is the mean since the estimated start of a fall (biased low), or of the recent window for a rise.
+    """
+
+    id: str
+    at: float
+    signal: str
+    slice: str
+    direction: Literal["fall", "rise"]
+    evidence: float
+    threshold: float
+    baseline: float
+    level: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +241,8 @@ class CalibrationStarted:
 
     id: str
     at: float
-    signal: str
     by: str
     why: str
 
 
-AuditEvent = Alarm | BaselineAccepted | CalibrationStarted
+AuditEvent = Alarm | AlarmEscalated | AlarmEnded | Ticket | BaselineAccepted | CalibrationStarted

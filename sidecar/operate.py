@@ -28,13 +28,26 @@ if TYPE_CHECKING:
     from sidecar.settings import Settings
 
 
+COLUMNS = (
+    "signal",
+    "slice",
+    "verdict",
+    "queries",
+    "baseline",
+    "now",
+    "interval",
+    "evidence / threshold",
+    "drift since",
+)
+
+
 async def show_status(settings: Settings, *, as_json: bool) -> None:
     """Print the verdicts of the newest checkpoint.
 
     Raises:
         StoreError: Redis is not reachable, or holds no checkpoint that this program can read.
     """
-    async with _store(settings) as store:
+    async with opened_store(settings) as store:
         state = await store.load_checkpoint()
         if state is None:
             raise StoreError(f"no judge has written a checkpoint for the deployment {settings.deployment} yet")
@@ -44,10 +57,12 @@ async def show_status(settings: Settings, *, as_json: bool) -> None:
             raise StoreError(f"{store.keys.judge}: the checkpoint cannot be read: {error}") from None
     if as_json:
         verdicts = [asdict(verdict) for verdict in judgement.verdicts()]
-        print(json.dumps({"alarm": judgement.alarm_id, "verdicts": verdicts}, indent=2))  # noqa: T201  (the output)
+        found = {"alarm": judgement.alarm_id, "severity": judgement.severity, "verdicts": verdicts}
+        print(json.dumps(found, indent=2))  # noqa: T201  (the output)
         return
-    table = Table(title=f"{settings.deployment}: {judgement.options.signal}", title_justify="left")
-    for name in ("slice", "verdict", "queries", "baseline", "now", "interval", "evidence / threshold", "drift since"):
+    alarm = "no alarm" if judgement.alarm_id is None else f"alarm {judgement.alarm_id} ({judgement.severity})"
+    table = Table(title=f"{settings.deployment}: {alarm}", title_justify="left")
+    for name in COLUMNS:
         table.add_column(name)
     for verdict in judgement.verdicts():
         table.add_row(*_row(verdict))
@@ -56,19 +71,21 @@ async def show_status(settings: Settings, *, as_json: bool) -> None:
     (console if console.is_terminal else Console(width=200)).print(table)
 
 
-async def ask_calibration(settings: Settings, *, by: str, why: str) -> None:
-    """Leave the request for the judge on duty.
+async def ask_judge(settings: Settings, kind: str, *, by: str, why: str) -> None:
+    """Leave a request (`recalibrate` or `fixed`) for the judge on duty.
 
     Raises:
         StoreError: Redis is not reachable.
     """
-    async with _store(settings) as store:
-        await store.ask(Request(id=secrets.token_hex(8), kind="recalibrate", by=by[:200], why=why[:1000]))
-    Console().print("asked: the judge on duty starts a new calibration within seconds")
+    async with opened_store(settings) as store:
+        await store.ask(Request(id=secrets.token_hex(8), kind=kind, by=by[:200], why=why[:1000]))
+    what = "starts a new calibration" if kind == "recalibrate" else "ends the alarm and keeps the baselines"
+    Console().print(f"asked: the judge on duty {what} within seconds")
 
 
 @asynccontextmanager
-async def _store(settings: Settings) -> AsyncIterator[Store]:
+async def opened_store(settings: Settings) -> AsyncIterator[Store]:
+    """Reach the store for one command."""
     redis = connect(redis_url(settings), password_file=settings.redis.password_file)
     try:
         yield Store(redis, settings.deployment)
@@ -79,6 +96,7 @@ async def _store(settings: Settings) -> AsyncIterator[Store]:
 def _row(verdict: Verdict) -> tuple[str, ...]:
     state = verdict.state if verdict.state != "calibrating" else f"calibrating {verdict.progress:.0%}"
     return (
+        verdict.signal,
         verdict.slice,
         f"{state} ({verdict.reason})" if verdict.reason else state,
         str(verdict.queries),

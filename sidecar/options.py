@@ -7,18 +7,27 @@ both. Nothing here has an effect: `checked` makes the parts refuse what they can
 from __future__ import annotations
 
 import time
+from operator import attrgetter
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from sidecar.diagnosis import DiagnosisOptions
 from sidecar.encoders.sentence_transformer import SentenceTransformerOptions
+from sidecar.errors import ConfigurationError
 from sidecar.intake import FieldMap, IntakeOptions, Sampler, SamplingOptions, SliceRegistry
-from sidecar.judge.judgement import JudgeOptions
-from sidecar.overlap import signal_name
+from sidecar.judge.judgement import SESSIONS
+from sidecar.judge.options import JudgeOptions
+from sidecar.replay.frozen import FrozenOptions
+from sidecar.replay.probe_book import TextKey
 from sidecar.replay.worker import ReplayOptions
 from sidecar.settings_sources import secret
 
 if TYPE_CHECKING:
     from sidecar.settings import Retriever, Settings
+
+
+RESTART_ONLY = ("deployment", "redis", "retrievers", "http", "log")
+"""Sections whose parts live as long as the process."""
 
 
 def redis_url(settings: Settings) -> str:
@@ -47,11 +56,33 @@ def checked(settings: Settings) -> Settings:
         field_map=fields,
     )
     intake_options(settings)
+    frozen_options(settings)
     for retriever in (settings.retrievers.deployed, settings.retrievers.reference):
         encoder_options(retriever)
     secret(settings.redis.password, settings.redis.password_file, "redis.password_file")
     secret(settings.http.token, settings.http.token_file, "http.token_file")
     return settings
+
+
+def refuse_what_needs_a_restart(before: Settings, now: Settings) -> None:
+    """Compare two versions of the settings of a running sidecar.
+
+    Raises:
+        ConfigurationError: they differ where only a restart helps.
+    """
+    single = (
+        "judge.weeks_between_false_pages",
+        "judge.weeks_between_false_tickets",
+        "judge.disrupted",
+        "replay.observations_kept",
+        "replay.score_tolerance",
+    )
+    changed = [name for name in RESTART_ONLY if getattr(now, name) != getattr(before, name)]
+    if signals(now) != signals(before):
+        changed.append("judge.signals or replay.k")
+    changed += [path for path in single if attrgetter(path)(now) != attrgetter(path)(before)]
+    if changed:
+        raise ConfigurationError(f"cannot be changed by a reload, restart for it: {', '.join(changed)}")
 
 
 def field_map(settings: Settings) -> FieldMap:
@@ -98,9 +129,43 @@ def replay_options(settings: Settings) -> ReplayOptions:
         group=settings.stream.group,
         k=replay.k,
         rbo_p=replay.rbo_p,
+        score_tolerance=replay.score_tolerance,
         batch_size=replay.batch_size,
         batch_wait_seconds=replay.batch_wait_seconds,
     )
+
+
+def frozen_options(settings: Settings) -> FrozenOptions:
+    """Take the options of the frozen probes out of the tree, and read their key.
+
+    Raises:
+        ConfigurationError: the key file cannot be read, or text is to be encrypted without one.
+    """
+    frozen = settings.frozen
+    key = TextKey.read(frozen.key_file) if frozen.key_file is not None else None
+    return FrozenOptions(
+        k=settings.replay.k,
+        probes=frozen.probes,
+        every_seconds=frozen.every_seconds,
+        share=frozen.share,
+        encrypted=frozen.text == "encrypted" or (frozen.text is None and key is not None),
+        key=key,
+    )
+
+
+def diagnosis_options(settings: Settings) -> DiagnosisOptions:
+    """Take the options of the diagnosis out of the tree."""
+    return DiagnosisOptions(
+        k=settings.replay.k,
+        corpus=settings.retrievers.deployed.corpus,
+        every_seconds=settings.frozen.every_seconds,
+        share=settings.frozen.share,
+    )
+
+
+def signals(settings: Settings) -> tuple[str, ...]:
+    """Give the full names of the signals that the judge tests, `overlap@10`, the first one first."""
+    return tuple(name if name == SESSIONS else f"{name}@{settings.replay.k}" for name in settings.judge.signals)
 
 
 def judge_options(settings: Settings) -> JudgeOptions:
@@ -108,8 +173,11 @@ def judge_options(settings: Settings) -> JudgeOptions:
     judge = settings.judge
     calibration = judge.calibration
     return JudgeOptions(
-        signal=signal_name(judge.signal, settings.replay.k),
+        signals=signals(settings),
         weeks_between_false_pages=judge.weeks_between_false_pages,
+        weeks_between_false_tickets=judge.weeks_between_false_tickets,
+        tiers=judge.tiers,
+        disrupted=judge.disrupted,
         min_effect=judge.min_effect,
         confidence=judge.confidence,
         recent_queries=judge.recent_queries,

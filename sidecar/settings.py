@@ -14,7 +14,7 @@ the parts (`options`) and those into clients, models and tasks (`app`).
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003  (pydantic reads the annotations at run time)
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
@@ -109,6 +109,13 @@ class Replay(Section):
 
     k: int = Field(10, ge=1, le=1000, description="Depth at which rankings are compared")
     rbo_p: float = Field(0.9, gt=0, lt=1, description="Persistence of rank-biased overlap")
+    score_tolerance: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="`tolerant@k`: how far below the reference's k-th score a document may lie to count as good; "
+        "encoders that crowd their cosines want less",
+    )
     batch_size: int = Field(128, ge=1, le=1024, description="Most queries gathered into one batch")
     batch_wait_seconds: float = Field(0.05, ge=0, description="Longest time a query waits for others to fill its batch")
     queue_size: int = Field(1024, ge=1, description="Queries waiting to be replayed; the bound on memory")
@@ -151,6 +158,9 @@ class Retriever(Section):
 
     encoder: Encoder = Field(description="The model")
     index: Path = Field(description="Folder of an index made by `rag-drift index build`")
+    corpus: Path | None = Field(
+        None, description="The documents that the index was built from, as JSON lines: to check its vectors against"
+    )
 
 
 class Retrievers(Section):
@@ -158,10 +168,33 @@ class Retrievers(Section):
 
     deployed: Retriever = Field(description="What the service uses now")
     reference: Retriever = Field(description="What it is held against")
+    frozen: Path | None = Field(
+        None,
+        description="Folder of a copy of the accepted deployed retriever, made by `rag-drift freeze`; held against too",
+    )
     threads: int | None = Field(
         None, ge=1, description="Threads for encoding; `null` takes the processors that this container may use"
     )
     watch_seconds: Seconds = Field(30.0, description="How often the folders of both are checked for a new version")
+
+
+class Frozen(Section):
+    """Frozen probes: live queries with the accepted stack's answers, asked again; and the inspections beside them."""
+
+    probes: int = Field(1000, ge=50, description="Live queries that are frozen when a baseline is accepted")
+    every_seconds: Seconds = Field(300.0, description="How often they are asked again, and a cause is looked for")
+    share: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="Share of the replay thread's time that they, and an inspection, may take from live queries",
+    )
+    text: Literal["encrypted", "omitted"] | None = Field(
+        None,
+        description="Whether their texts are kept in Redis `encrypted`, or not at all (`omitted`: a probe sleeps after "
+        "a restart until its query comes by again); `null` is encrypted where there is a key file",
+    )
+    key_file: Path | None = Field(None, description="File with 32 random bytes in URL-safe base64 (a Fernet key)")
 
 
 class Calibration(Section):
@@ -179,12 +212,26 @@ class Calibration(Section):
 class Judge(Section):
     """When a verdict becomes an alarm."""
 
-    signal: Literal["overlap", "jaccard", "rbo"] = Field("overlap", description="Measure of agreement that is tested")
+    signals: tuple[
+        Literal["overlap", "jaccard", "rbo", "tolerant", "frozen_overlap", "frozen_tolerant", "sessions"], ...
+    ] = Field(
+        ("overlap",),
+        min_length=1,
+        description="Measures that are tested, sharing one budget; the first is what mixes and sessions follow. "
+        "`frozen_...` need `retrievers.frozen`; `sessions` needs session ids",
+    )
     weeks_between_false_pages: float = Field(
         26.0,
         gt=0,
-        description="The promise: expected weeks of steady operation per false page, over all slices together",
+        description="The promise: expected weeks of steady operation per false page, over all signals and slices "
+        "together",
     )
+    weeks_between_false_tickets: float = Field(4.0, gt=0, description="The same for tickets (falls, and rises)")
+    tiers: tuple[float, float] = Field(
+        (0.05, 0.15),
+        description="Falls, relative to the baseline, that make an alarm `major` and `critical` once they are proved",
+    )
+    disrupted: Share = Field(0.2, description="A retrieval counts as disrupted when the first signal is at most this")
     min_effect: Share = Field(0.02, description="Smallest fall, relative to the baseline, that may page")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the intervals")
     recent_queries: int = Field(1000, ge=50, description="Queries behind the current level while steady")
@@ -223,6 +270,7 @@ class Settings(Section):
     sampling: Sampling = Field(default=Sampling(), description="Sampling")
     replay: Replay = Field(default=Replay(), description="Replay")
     retrievers: Retrievers = Field(description="Encoders and indexes")
+    frozen: Frozen = Field(default=Frozen(), description="Frozen probes")
     judge: Judge = Field(default=Judge(), description="Judge")
     http: Http = Field(default=Http(), description="HTTP")
     log: Log = Field(default=Log(), description="Log")
@@ -232,6 +280,23 @@ class Settings(Section):
         stream = self.stream
         if stream.claim_idle_seconds < 2 * stream.block_seconds:
             raise ValueError("stream.claim_idle_seconds must be at least twice stream.block_seconds")
+        return self
+
+    @model_validator(mode="after")
+    def _signals_can_be_measured(self) -> Settings:
+        frozen = [name for name in self.judge.signals if name.startswith("frozen_")]
+        if frozen and self.retrievers.frozen is None:
+            raise ValueError(f"judge.signals: {frozen[0]} needs retrievers.frozen")
+        if self.judge.signals[0] == "sessions":
+            raise ValueError("judge.signals: sessions cannot be the first signal: it counts by the first one")
+        if len(set(self.judge.signals)) != len(self.judge.signals):
+            raise ValueError("judge.signals: each signal once")
+        return self
+
+    @model_validator(mode="after")
+    def _tiers_ascend(self) -> Settings:
+        if not self.judge.min_effect <= self.judge.tiers[0] < self.judge.tiers[1] < 1:
+            raise ValueError("judge.tiers must ascend, from at least judge.min_effect to below 1")
         return self
 
     @model_validator(mode="after")
@@ -249,10 +314,18 @@ def leaves(section: type[Section] = Settings, prefix: str = "") -> Iterator[tupl
     """Yield every setting as its dotted path and pydantic field, in the order of the tree."""
     for name, field in section.model_fields.items():
         path = f"{prefix}{name}"
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from leaves(field.annotation, path + ".")
+        if (below := _section(field.annotation)) is not None:
+            yield from leaves(below, path + ".")
         else:
             yield path, field
+
+
+def _section(annotation: object) -> type[Section] | None:
+    """Give the section that an annotation names, also where it may be left out."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None
 
 
 def environment_name(path: str) -> str:

@@ -8,80 +8,61 @@ All keys of one deployment share a hash tag, so that they live on one node of a 
     rag-drift:{<deployment>}:fingerprints   hash    digest to the encoder fingerprint's bytes, a few at most
     rag-drift:{<deployment>}:lease          string  token of the judge on duty, with an expiry
     rag-drift:{<deployment>}:request        string  a person's request to the judge, with an expiry
+    rag-drift:{<deployment>}:inspection     string  what the accepted stack measured, for attribution: JSON
+    rag-drift:{<deployment>}:diagnosis      string  the last attribution, with the case for and against each cause: JSON
+    rag-drift:{<deployment>}:frozen         hash    the frozen probes: accepted answers, texts only encrypted
+    rag-drift:{<deployment>}:frozen-runs    stream  the last replays of the frozen probes, under the lease
     rag-drift:{<deployment>}:dead-letters   stream  malformed entries (written by the intake)
     rag-drift:{<deployment>}:intake         hash    what the intake has handled, for the count of lost entries
 
-Two steps must not come apart, and are scripts on the server: acknowledging an entry of the query stream with writing
-its observation (an entry that two replicas replayed is observed once), and the judge's checkpoint with the audit
-events that it raised under the lease (a killed judge neither forgets an alarm nor raises it twice, and a judge that
-lost its lease writes nothing). The observation stream's ids are Redis' own and ascend; the checkpoint names the last
-one that it contains.
+Two steps must not come apart, and are scripts on the server (`redis_scripts`): acknowledging an entry of the query
+stream with writing its observation (an entry that two replicas replayed is observed once), and the judge's checkpoint
+with the audit events that it raised under the lease (a killed judge neither forgets an alarm nor raises it twice, and
+a judge that lost its lease writes nothing). The observation stream's ids are Redis' own and ascend; the checkpoint
+names the last one that it contains.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import math
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import AuthenticationError, NoPermissionError
 
+from sidecar import redis_scripts as scripts
+from sidecar import redis_shapes
 from sidecar.errors import StoreError
-from sidecar.model import Alarm, BaselineAccepted, CalibrationStarted, Observation, Stack
+from sidecar.model import (
+    Alarm,
+    AlarmEnded,
+    AlarmEscalated,
+    BaselineAccepted,
+    CalibrationStarted,
+    Ticket,
+)
 from sidecar.redis_edge import describe, mapped_redis_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from redis.asyncio import Redis
 
-    from sidecar.model import AuditEvent
+    from sidecar.drift.probe_run import FrozenRun
+    from sidecar.model import AuditEvent, Observation
 
-_KINDS = {Alarm: "alarm", BaselineAccepted: "baseline_accepted", CalibrationStarted: "calibration_started"}
+_KINDS = {
+    Alarm: "alarm",
+    AlarmEscalated: "alarm_escalated",
+    AlarmEnded: "alarm_ended",
+    Ticket: "ticket",
+    BaselineAccepted: "baseline_accepted",
+    CalibrationStarted: "calibration_started",
+}
 
 START = "0-0"
 """The id before every stream entry."""
-
-_RECORD = """
-local written = 0
-for i = 3, #ARGV, 8 do
-  if redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) == 1 then
-    redis.call('HINCRBY', KEYS[3], 'handled', 1)
-    redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'e', ARGV[i], 't', ARGV[i+1], 's', ARGV[i+2],
-      'w', ARGV[i+3], 'v', ARGV[i+4], 'k', ARGV[i+5], 'n', ARGV[i+6], 'p', ARGV[i+7])
-    written = written + 1
-  end
-end
-return written
-"""
-
-_ACKNOWLEDGE = """
-local acknowledged = redis.call('XACK', KEYS[1], unpack(ARGV))
-redis.call('HINCRBY', KEYS[2], 'handled', acknowledged)
-return acknowledged
-"""
-
-# A client that lost the answer sends it again: a state that is there already came with its events.
-_CHECKPOINT = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if redis.call('GET', KEYS[2]) == ARGV[2] then return 1 end
-redis.call('SET', KEYS[2], ARGV[2])
-for i = 4, #ARGV do
-  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[3], '*', 'event', ARGV[i])
-end
-return 1
-"""
-
-_RENEW = """
-local holder = redis.call('GET', KEYS[1])
-if holder == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) return 1 end
-if not holder then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1 end
-return 0
-"""
-
-_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +78,27 @@ class Keys:
 
     def __getattr__(self, name: str) -> str:
         """Give the key of one of the names in the module's docstring."""
-        if name in {"observations", "audit", "judge", "lease", "request", "dead_letters", "intake", "fingerprints"}:
+        if name in {
+            "observations",
+            "audit",
+            "judge",
+            "lease",
+            "request",
+            "dead_letters",
+            "intake",
+            "fingerprints",
+            "inspection",
+            "diagnosis",
+            "frozen",
+            "frozen_runs",
+        }:
             return self.prefix + name.replace("_", "-")
         raise AttributeError(name)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a person asked of the judge. `kind` is `recalibrate`."""
+    """What a person asked of the judge. `kind` is `recalibrate` or `fixed`."""
 
     id: str
     kind: str
@@ -116,7 +110,9 @@ class Store:
     """The sidecar's state on one Redis; the client is an argument and stays the caller's to close."""
 
     AUDIT_KEPT = 1000
+    PAGE = 1000
     FINGERPRINTS_KEPT = 100
+    FROZEN_RUNS_KEPT = 50
     REQUEST_EXPIRY_SECONDS = 86_400
 
     def __init__(self, redis: Redis, deployment: str, *, observations_kept: int = 100_000) -> None:
@@ -125,11 +121,14 @@ class Store:
         self._client: Any = redis
         self.keys = Keys(deployment)
         self._observations_kept = observations_kept
-        self._record = redis.register_script(_RECORD)
-        self._acknowledge = redis.register_script(_ACKNOWLEDGE)
-        self._checkpoint = redis.register_script(_CHECKPOINT)
-        self._renew = redis.register_script(_RENEW)
-        self._release = redis.register_script(_RELEASE)
+        self._record = redis.register_script(scripts.RECORD)
+        self._acknowledge = redis.register_script(scripts.ACKNOWLEDGE)
+        self._checkpoint = redis.register_script(scripts.CHECKPOINT)
+        self._keep = redis.register_script(scripts.KEEP)
+        self._renew = redis.register_script(scripts.RENEW)
+        self._release = redis.register_script(scripts.RELEASE)
+        self._keep_frozen = redis.register_script(scripts.KEEP_FROZEN)
+        self._add_frozen_run = redis.register_script(scripts.ADD_FROZEN_RUN)
 
     async def ping(self) -> None:
         """Ask Redis for a sign of life.
@@ -161,7 +160,7 @@ class Store:
             return 0
         arguments: list[Any] = [group, self._observations_kept]
         for one in observations:
-            arguments += _observation_fields(one)
+            arguments += redis_shapes.observation_fields(one)
         with mapped_redis_errors():
             written: int = await self._record(keys=[stream, self.keys.observations, self.keys.intake], args=arguments)
         return written
@@ -172,14 +171,44 @@ class Store:
             with mapped_redis_errors():
                 await self._acknowledge(keys=[stream, self.keys.intake], args=[group, *entry_ids])
 
-    async def observations_after(self, last: str, *, count: int, block_seconds: float) -> list[tuple[str, Observation]]:
-        """Read observations behind the id `last`, oldest first; wait for the first at most `block_seconds`."""
+    async def observations_after(
+        self, last: str, *, count: int, block_seconds: float
+    ) -> list[tuple[str, Observation | None]]:
+        """Read observations behind the id `last`, oldest first; wait for the first at most `block_seconds`.
+
+        One that cannot be read is None: it must not stop those behind it.
+        """
         with mapped_redis_errors():
             answer = await self._client.xread(
                 {self.keys.observations: last}, count=count, block=max(1, round(block_seconds * 1000))
             )
         entries = answer[0][1] if answer else []
-        return [(identity.decode(), _observation(fields)) for identity, fields in entries]
+        return [(identity.decode(), redis_shapes.observation(fields)) for identity, fields in entries]
+
+    async def all_observations(self) -> AsyncIterator[tuple[str, Observation]]:
+        """Give every readable observation with its id, oldest first."""
+        last = "-"
+        while True:
+            with mapped_redis_errors():
+                entries = await self._client.xrange(self.keys.observations, last, count=self.PAGE)
+            for identity, fields in entries:
+                if (observation := redis_shapes.observation(fields)) is not None:
+                    yield identity.decode(), observation
+            if len(entries) < self.PAGE:
+                return
+            last = "(" + entries[-1][0].decode()
+
+    async def observations_before(self, last: str) -> AsyncIterator[Observation]:
+        """Give the readable observations up to the id `last`, newest first."""
+        while True:
+            with mapped_redis_errors():
+                entries = await self._client.xrevrange(self.keys.observations, last, count=self.PAGE)
+            for _, fields in entries:
+                if (observation := redis_shapes.observation(fields)) is not None:
+                    yield observation
+            if len(entries) < self.PAGE:
+                return
+            last = "(" + entries[-1][0].decode()
 
     async def oldest_observation(self) -> str | None:
         """Give the id of the oldest observation kept, so that a judge can tell that it missed some."""
@@ -275,39 +304,79 @@ class Store:
         except (ValueError, TypeError):
             raise StoreError(f"{self.keys.request}: not a request; delete the key") from None
 
+    async def frozen_salt(self, candidate: bytes) -> bytes:
+        """Give the salt of this deployment's digests; `candidate` becomes it if there is none."""
+        with mapped_redis_errors():
+            await self._client.hsetnx(self.keys.frozen, "salt", candidate)
+            return bytes(await self._client.hget(self.keys.frozen, "salt"))
+
+    async def frozen_id(self) -> str:
+        """Give the id of the frozen probes that are kept, "" if there are none."""
+        with mapped_redis_errors():
+            return (await self._client.hget(self.keys.frozen, "id") or b"").decode()
+
+    async def frozen_fields(self) -> dict[str, bytes]:
+        """Read the frozen probes as they were kept; the fields are `replay.probe_book`'s."""
+        with mapped_redis_errors():
+            answer = await self._client.hgetall(self.keys.frozen)
+        return {name.decode(): bytes(value) for name, value in answer.items()}
+
+    async def keep_frozen(self, token: str, fields: Mapping[str, bytes]) -> bool:
+        """Put other frozen probes in the place of those kept; False, and nothing written, without the lease."""
+        pairs = [part for pair in fields.items() for part in pair]
+        with mapped_redis_errors():
+            return bool(await self._keep_frozen(keys=[self.keys.lease, self.keys.frozen], args=[token, *pairs]))
+
+    async def add_frozen_run(self, token: str, run: FrozenRun) -> bool:
+        """Append a replay of the frozen probes; False, and nothing written, without the lease."""
+        with mapped_redis_errors():
+            return bool(
+                await self._add_frozen_run(
+                    keys=[self.keys.lease, self.keys.frozen_runs], args=[token, self.FROZEN_RUNS_KEPT, run.to_json()]
+                )
+            )
+
+    async def load_inspection(self) -> bytes | None:
+        """Read the record of the accepted stack, None if there is none."""
+        with mapped_redis_errors():
+            text: bytes | None = await self._client.get(self.keys.inspection)
+        return text
+
+    async def keep_inspection(self, token: str, text: str) -> bool:
+        """Keep the record of the accepted stack; False, and nothing written, without the lease."""
+        with mapped_redis_errors():
+            return bool(await self._keep(keys=[self.keys.lease, self.keys.inspection], args=[token, text]))
+
+    async def keep_diagnosis(self, token: str, text: str | None) -> bool:
+        """Keep the last attribution, or forget it; False, and nothing written, without the lease."""
+        arguments = [token] if text is None else [token, text]
+        with mapped_redis_errors():
+            return bool(await self._keep(keys=[self.keys.lease, self.keys.diagnosis], args=arguments))
+
+    async def diagnosis(self) -> dict[str, Any] | None:
+        """Read the last attribution, None if there is nothing to explain.
+
+        Raises:
+            StoreError: the key holds something else.
+        """
+        with mapped_redis_errors():
+            text = await self._client.get(self.keys.diagnosis)
+        if text is None:
+            return None
+        try:
+            return dict(json.loads(text))
+        except (ValueError, TypeError):
+            raise StoreError(f"{self.keys.diagnosis}: not a diagnosis; delete the key") from None
+
+    async def frozen_runs_after(
+        self, last: str, *, count: int = FROZEN_RUNS_KEPT
+    ) -> list[tuple[str, FrozenRun | None]]:
+        """Read the replays of the frozen probes behind the id `last`, oldest first; one that cannot be read is None."""
+        with mapped_redis_errors():
+            entries = await self._client.xrange(self.keys.frozen_runs, f"({last}", count=count)
+        return [(identity.decode(), redis_shapes.frozen_run(fields)) for identity, fields in entries]
+
 
 def audit_json(event: AuditEvent) -> dict[str, Any]:
-    """Give an event as plain JSON types with its kind: `alarm`, `baseline_accepted` or `calibration_started`."""
+    """Give an event as plain JSON types with its kind: `alarm`, `ticket`, `baseline_accepted` ..."""
     return {"kind": _KINDS[type(event)], **asdict(event)}
-
-
-def _observation_fields(one: Observation) -> list[Any]:
-    stack = one.stack
-    return [
-        one.entry_id,
-        repr(one.at),
-        one.slice,
-        repr(one.weight),
-        json.dumps(
-            {name: round(value, 6) for name, value in one.values.items() if math.isfinite(value)}, separators=(",", ":")
-        ),
-        "|".join(astuple(stack)),
-        one.session or "",
-        "" if one.step is None else one.step,
-    ]
-
-
-def _observation(fields: dict[bytes, bytes]) -> Observation:
-    try:
-        return Observation(
-            entry_id=fields[b"e"].decode(),
-            at=float(fields[b"t"]),
-            slice=fields[b"s"].decode(),
-            weight=float(fields[b"w"]),
-            values={name: float(value) for name, value in dict(json.loads(fields[b"v"])).items()},
-            stack=Stack(*fields[b"k"].decode().split("|")),
-            session=fields[b"n"].decode() or None,
-            step=int(fields[b"p"]) if fields[b"p"] else None,
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise StoreError(f"an observation in Redis cannot be read: {type(error).__name__}: {error}") from None

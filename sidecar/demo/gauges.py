@@ -15,12 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Gauges:
-    """The sidecar's numbers at the last look. `overlap` and `fidelity` are means since the look before."""
+    """The sidecar's numbers at the last look. `overlap` and `fidelity` are means since the look before.
+
+    `moved` is the share of the recent queries that moved to other slices; `recorded` says that the accepted stack was
+    inspected, so that a diagnosis has something to compare with.
+    """
 
     session: aiohttp.ClientSession
     base: str
     judged: int = 0
     similarity: float = 0.0
+    moved: float = 0.0
+    recorded: bool = False
     overlap: float | None = None
     fidelity: float | None = None
     verdicts: list[Mapping[str, Any]] = field(default_factory=list)
@@ -31,8 +37,9 @@ class Gauges:
         async with self.session.get(self.base + "/metrics") as response:
             families = text_string_to_metric_families(await response.text())
         async with self.session.get(self.base + "/api/v1/verdicts") as response:
-            verdicts = (await response.json())["verdicts"]
-        self.verdicts = verdicts or self.verdicts
+            found = await response.json()
+        self.verdicts = found["verdicts"] or self.verdicts
+        self.moved = ((found.get("mix") or {}).get("slice") or {}).get("distance", self.moved)
         agreement: dict[tuple[str, str], float] = {}
         for sample in (sample for family in families for sample in family.samples):
             if sample.name in {"rag_drift_agreement_ratio_sum", "rag_drift_agreement_ratio_count"}:
@@ -40,6 +47,8 @@ class Gauges:
                 agreement[key] = agreement.get(key, 0.0) + sample.value
             elif sample.name == "rag_drift_observations_judged_total":
                 self.judged = int(sample.value)
+            elif sample.name == "rag_drift_accepted_stack_recorded_timestamp_seconds":
+                self.recorded = sample.value > 0
             elif sample.name == "rag_drift_encoder_similarity_ratio" and sample.labels["role"] == "deployed":
                 self.similarity = sample.value
         self.overlap = self._mean_since_last_look("overlap@10", agreement)
@@ -50,11 +59,17 @@ class Gauges:
         async with self.session.get(self.base + "/-/ready") as response:
             return response.ok
 
-    async def alarm(self) -> dict[str, Any] | None:
-        """Give the newest alarm of the audit trail."""
+    async def event(self, kind: str) -> dict[str, Any] | None:
+        """Give the newest event of a kind in the audit trail."""
         async with self.session.get(self.base + "/api/v1/audit") as response:
             events = await response.json()
-        return next((event for event in events if event["kind"] == "alarm"), None)
+        return next((event for event in events if event["kind"] == kind), None)
+
+    async def diagnosis(self) -> dict[str, Any] | None:
+        """Give the last attribution."""
+        async with self.session.get(self.base + "/api/v1/diagnosis") as response:
+            found: dict[str, Any] | None = await response.json()
+        return found
 
     def verdict(self, name: str) -> Mapping[str, Any] | None:
         """Give the verdict of one slice."""

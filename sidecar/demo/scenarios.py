@@ -9,12 +9,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MIX_SHIFT = 0.3
-"""Share of the traffic that must have moved to other slices for "the queries changed" to be the demo's expectation."""
+"""Share of the traffic that must have moved to other slices to be called a shift."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One story. `ship` is what the service is told to ship; `changed` the parts that the alarm must name, exactly."""
+    """One story. `ship` is what the service is told to ship; `changed` the parts that the alarm must name, exactly.
+
+    Without `changed` there must be no alarm; with `shift` the mix of the queries must be seen to have moved. `cause` is
+    what the diagnosis must name.
+    """
 
     name: str
     title: str
@@ -22,6 +26,7 @@ class Scenario:
     ship: str | None = None
     shift: bool = False
     changed: frozenset[str] | None = None
+    cause: str | None = None
 
 
 SCENARIOS: Mapping[str, Scenario] = {
@@ -31,43 +36,51 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario(
             "fine-tuned",
             "an encoder fine-tuned for precision ships, with a new index",
-            "an alarm that names the encoder and its index",
+            "an alarm that names the encoder and its index, and a complete re-index as the cause",
             ship="fine-tuned",
             changed=frozenset({"deployed_encoder", "deployed_index"}),
+            cause="reindex_complete",
         ),
         Scenario(
             "half-index",
             "a re-embedding stops, half of the vectors are another encoder's",
-            "an alarm that names the index alone",
+            "an alarm that names the index alone, and mixed versions as the cause",
             ship="half-index",
             changed=frozenset({"deployed_index"}),
+            cause="versions_mixed",
         ),
         Scenario(
             "lost-prefix",
             "a release loses the prompt that the encoder expects before each query",
-            "an alarm that names the encoder alone",
+            "an alarm that names the encoder alone, and its query side as the cause",
             ship="lost-prefix",
             changed=frozenset({"deployed_encoder"}),
+            cause="query_side_changed",
         ),
         Scenario(
             "query-shift",
             "encoder and index stay, people begin to ask other questions",
-            "an alarm that clears encoder and index and shows the shift",
+            "no alarm: the shift is shown, and no slice is blamed for it",
             shift=True,
-            changed=frozenset(),
         ),
     )
 }
 
 
-def verdict(scenario: Scenario, alarm: Mapping[str, Any] | None) -> tuple[str, bool]:
-    """Say in words what the sidecar found, and whether that is what the scenario expects."""
+def verdict(
+    scenario: Scenario, alarm: Mapping[str, Any] | None, moved: float, diagnosis: Mapping[str, Any] | None
+) -> tuple[str, bool]:
+    """Say in words what the sidecar found, and whether that is what the scenario expects.
+
+    `moved` is the share of the recent queries that the sidecar saw move to other slices, `diagnosis` the attribution.
+    """
+    shifted = moved >= MIX_SHIFT
+    words = f", {moved:.0%} of the queries are of other slices than before" if shifted else ""
     if alarm is None:
-        return "no alarm", scenario.changed is None
+        return f"no alarm{words}", scenario.changed is None and shifted == scenario.shift
     changed = frozenset(alarm["changed"])
-    shifted = alarm["mix_shift"] >= MIX_SHIFT
-    if changed:
-        words = "alarm: changed " + ", ".join(sorted(changed))
-    else:
-        words = "alarm: encoders and indexes unchanged" + (", the queries shifted" if shifted else "")
-    return words, changed == scenario.changed and (shifted or not scenario.shift)
+    what = "changed " + ", ".join(sorted(changed)) if changed else "encoders and indexes unchanged"
+    causes = [] if diagnosis is None else [one["cause"] for one in diagnosis["causes"]]
+    named = " and ".join(causes).replace("_", " ") or "unknown"
+    right = changed == scenario.changed and causes == [scenario.cause] and not scenario.shift
+    return f"alarm: {what}{words}; cause: {named}", right

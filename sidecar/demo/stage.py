@@ -132,10 +132,11 @@ def _settings(
         "sampling": {"rate": 1.0, "budget_per_second": 1e6, "burst": 1_000_000, "slices": list(slices)},
         "replay": {"shed_after_seconds": None},
         "retrievers": {
-            "deployed": retriever(folder / "current"),
+            "deployed": retriever(folder / "current") | {"corpus": str(folder / "corpus.jsonl")},
             "reference": retriever(folder / "reference"),
             "watch_seconds": 2.0,
         },
+        "frozen": {"probes": 100, "share": 0.8},
         "http": {"host": "127.0.0.1", "port": port},
     }
 

@@ -8,7 +8,7 @@ baseline, and versions, are the judge's business.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Self
 
@@ -49,6 +49,18 @@ class ChannelBaseline:
 
 
 @dataclass(frozen=True, slots=True)
+class Stratum:
+    """A group of the calibration's values (`strata`)."""
+
+    n: int
+    offsets: tuple[float, ...]
+    """Mean of the group less the mean of the whole, by channel."""
+    sds: tuple[float, ...]
+    losses: tuple[float, ...]
+    """Typical fall below the group's mean, as `ChannelBaseline.loss`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Baseline:
     """The accepted state of one signal and slice, channels in the order of `CHANNELS`."""
 
@@ -58,6 +70,10 @@ class Baseline:
     ended_at: float
     histogram: tuple[int, ...]
     """Values per level 0..100."""
+    error: float = 0.01
+    """Probability per channel that the true mean lies below `lower` + `tolerance`."""
+    strata: Mapping[str, Stratum] = field(default_factory=dict)
+    """The groups of values with a level of their own; empty when the stream was not told apart."""
 
     def to_state(self) -> dict[str, Any]:
         """Give the baseline as plain JSON values."""
@@ -85,6 +101,11 @@ class Baseline:
             started_at=float(state["started_at"]),
             ended_at=float(state["ended_at"]),
             histogram=histogram,
+            error=float(state["error"]),
+            strata={
+                name: Stratum(int(one["n"]), *(tuple(map(float, one[part])) for part in ("offsets", "sds", "losses")))
+                for name, one in state["strata"].items()
+            },
         )
 
 
@@ -104,7 +125,7 @@ def margin(sd: float, loss: float, kappa: float, n: int, alpha: float) -> float:
     The terms are added, not maximised: with one or two total losses seen the normal bound misses by far (a
     Poisson count of 1 has the 99 % limit 6.6, not 1 + 2.3), and k + z sqrt(k) + log(1 / alpha) lies above the
     exact Poisson limit for every k. Losses of size y scale both by y; `loss` is that size, estimated by
-    `_loss_size`.
+    `loss_size`.
     """
     effective = n / kappa
     unseen = 1.0 - alpha ** (1.0 / effective)
@@ -155,7 +176,7 @@ def estimate_baseline(calibration: Calibration, *, alpha0: float = 0.01, toleran
             residual = sums - seen * (mean + offsets[hour_of_day])
             kappa = _variance_inflation(hours, seen, residual, sd, fitted=5 if fit_offsets else 1)
         allowed = tolerance * sd
-        loss = _loss_size(histogram, x, mean)
+        loss = loss_size(histogram, x, mean)
         lower = max(0.0, mean - margin(sd, loss, kappa, n, alpha0) - allowed)
         # An hour's null must stay below what n perfect values could prove: a fitted sine may pass 1, values
         # cannot.
@@ -178,10 +199,11 @@ def estimate_baseline(calibration: Calibration, *, alpha0: float = 0.01, toleran
         started_at=float(calibration.started_at or 0.0),
         ended_at=float(calibration.ended_at or 0.0),
         histogram=tuple(histogram.tolist()),
+        error=alpha0,
     )
 
 
-def _loss_size(histogram: NDArray[Any], x: NDArray[Any], mean: float) -> float:
+def loss_size(histogram: NDArray[Any], x: NDArray[Any], mean: float) -> float:
     """Average the falls below the mean, weighted by themselves, with one fall to 0 added to those seen.
 
     For rare losses of one size this tends to that size; it is the mean itself for a constant channel.

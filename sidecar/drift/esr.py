@@ -23,6 +23,7 @@ from sidecar.drift.baseline import HOURS
 from sidecar.drift.calibration import HOUR_SECONDS
 from sidecar.drift.channels import CHANNEL_WEIGHTS, CHANNELS, TOP, channel_values
 from sidecar.drift.confidence import Moments
+from sidecar.drift.strata import shift_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +40,10 @@ CAP = 1e12
 
 WEEK_SECONDS = 604_800.0
 
+LONGEST_STAKE = 6 * 3_600 / WEEK_SECONDS
+"""Largest stake of one value, in weeks. After a silence of months one value would otherwise stake all of them, and a
+clock that jumps would page by itself. Staking less never raises the false-alarm rate."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bets:
@@ -48,6 +53,8 @@ class Bets:
     """Stakes (..., C, K)."""
     null: NDArray[Any]
     """Null mean by channel and UTC hour of the day (..., C, 24)."""
+    centre: NDArray[Any]
+    """Accepted mean by channel and UTC hour of the day (..., C, 24); the start of a change is sought from there."""
     penalty: NDArray[Any]
     """Price of dependence per value, subtracted from the log-factor (..., C, K)."""
     weights: NDArray[Any]
@@ -133,8 +140,13 @@ class Start:
         return self.moments.mean
 
 
-def bets(baseline: Baseline) -> Bets:
+def bets(baseline: Baseline, allowed: float = 0.0) -> Bets:
     """Derive the bets from a baseline.
+
+    Args:
+        baseline: the accepted state.
+        allowed: fall that the null allows beside the uncertainty, relative to each channel's accepted mean; 0 tests
+            for any fall, 0.15 for one of more than 15 %.
 
     lam = min(d / (kappa sd^2 + d^2), 0.95 / (1 - min_h (m + o(h)))) for d = m rho: about the growth-optimal
     stake against a drop d, capped so that every factor stays positive. A channel with m = 0 cannot fall: its
@@ -142,28 +154,45 @@ def bets(baseline: Baseline) -> Bets:
     fixed beforehand are free).
     """
     channels = baseline.channels
+    mean = np.array([channel.mean for channel in channels])
     lower = np.array([channel.lower for channel in channels])
+    lower = np.where(lower > 0.0, np.maximum(0.0, lower - allowed * mean), 0.0)
+    offsets = np.array([channel.offsets for channel in channels])
     kappa = np.array([channel.kappa for channel in channels])[:, None]
     variance = np.array([channel.sd for channel in channels])[:, None] ** 2
-    null = np.clip(lower[:, None] + np.array([channel.offsets for channel in channels]), 0.0, 1.0)
+    null = np.clip(lower[:, None] + offsets, 0.0, 1.0)
     alive = lower > 0.0
     drop = np.where(alive, lower, 1.0)[:, None] * DROPS
+    least = null.min(axis=1)
+    # Not clipped at 0: a negative null is harmless, and the cap must hold for it.
+    for name in baseline.strata:
+        least = np.minimum(least, null.min(axis=1) + shift_of(baseline, name))
     # null < 1 by construction of a baseline; a hand-made one at exactly 1 would allow any stake.
-    cap = 0.95 / np.maximum(1.0 - null.min(axis=1, keepdims=True), 1e-12)
+    cap = 0.95 / np.maximum(1.0 - least[:, None], 1e-12)
     lam = np.where(alive[:, None], np.minimum(drop / (kappa * variance + drop**2), cap), 0.0)
     share = np.array(CHANNEL_WEIGHTS) * alive
     share = share / share.sum() if alive.any() else share
     return Bets(
         lam=lam,
         null=null,
+        centre=np.clip(mean[:, None] + offsets, 0.0, 1.0),
         penalty=lam**2 * (kappa - 1.0) * variance / 2.0,
         weights=np.repeat(share[:, None] / len(DROPS), len(DROPS), axis=1),
     )
 
 
-def log_factors(bets: Bets, values: NDArray[Any], hour: int) -> NDArray[Any]:
-    """Give each bet's log-factor for channel values (..., C) seen in one UTC hour of the day: (..., C, K)."""
-    logs: NDArray[Any] = np.log1p(bets.lam * (bets.null[..., hour] - values)[..., None])
+def log_factors(bets: Bets, values: NDArray[Any], hour: int, shift: NDArray[Any] | float = 0.0) -> NDArray[Any]:
+    """Give each bet's log-factor for channel values (..., C) seen in one UTC hour of the day: (..., C, K).
+
+    `shift` (C,) moves the null of this value: the offset of the stratum that it belongs to (`Baseline.strata`).
+    """
+    return _log_factors(bets, bets.null, values, hour, shift)
+
+
+def _log_factors(
+    bets: Bets, level: NDArray[Any], values: NDArray[Any], hour: int, shift: NDArray[Any] | float
+) -> NDArray[Any]:
+    logs: NDArray[Any] = np.log1p(bets.lam * (level[..., hour] + shift - values)[..., None])
     logs -= bets.penalty
     return logs
 
@@ -191,7 +220,12 @@ def initial_state(bets: Bets) -> DetectorState:
     )
 
 
-def step(bets: Bets, state: DetectorState, level: int, at: float) -> DetectorState:
+def stake(last: float | None, at: float) -> float:
+    """Give what a value seen at `at` stakes, in weeks: the time since the latest one seen, at most 6 hours."""
+    return 0.0 if last is None else min(LONGEST_STAKE, max(0.0, at - last) / WEEK_SECONDS)
+
+
+def step(bets: Bets, state: DetectorState, level: int, at: float, shift: NDArray[Any] | float = 0.0) -> DetectorState:
     """Take one value in.
 
     Args:
@@ -199,8 +233,12 @@ def step(bets: Bets, state: DetectorState, level: int, at: float) -> DetectorSta
         state: the state before.
         level: the score in hundredths, 0..100.
         at: unix seconds; gives the UTC hour of the day and the stake, which is the time in weeks since the
-            latest time seen. The clock only moves forward: a value older than that stakes nothing. Nor does
-            the first value, since no time has passed yet; all evidence begins with the second.
+            latest time seen, at most `LONGEST_STAKE`. The clock only moves forward: a value older than that stakes
+            nothing. Nor does the first value, since no time has passed yet; all evidence begins with the second.
+        shift: offset of the value's stratum (C,).
+
+    The CUSUM that dates the change bets against the accepted mean itself, not against the null: the null lies
+    lower by the baseline's uncertainty, and the first queries after a change would count as healthy.
 
     Raises:
         ValueError: the level is outside 0..100.
@@ -210,9 +248,10 @@ def step(bets: Bets, state: DetectorState, level: int, at: float) -> DetectorSta
         msg = f"level {level!r} is outside 0..{TOP}"
         raise ValueError(msg)
     values = channel_values(level)
-    logs = log_factors(bets, values, int(at // HOUR_SECONDS) % HOURS)
+    hour = int(at // HOUR_SECONDS) % HOURS
+    logs = log_factors(bets, values, hour, shift)
     last = at if state.last_time is None else state.last_time
-    gamma = max(0.0, at - last) / WEEK_SECONDS
+    gamma = stake(state.last_time, at)
     leaving = state.cusum <= 0.0
     marks = state.marks
     if leaving.any():
@@ -220,7 +259,7 @@ def step(bets: Bets, state: DetectorState, level: int, at: float) -> DetectorSta
         marks = np.where(leaving, here[:, None, None], marks)
     return DetectorState(
         sr=advance(state.sr, gamma, np.exp(logs)),
-        cusum=follow(state.cusum, logs),
+        cusum=follow(state.cusum, _log_factors(bets, bets.centre, values, hour, shift)),
         marks=marks,
         n=state.n + 1,
         total=state.total + level,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
+    from sidecar.drift.mix import Split
     from sidecar.judge.judgement import Judgement
 
 MAX_BODY = 16_384
@@ -67,7 +68,9 @@ def application(
             web.get("/api/v1/verdicts", endpoints.verdicts),
             web.get("/api/v1/baselines", endpoints.baselines),
             web.get("/api/v1/audit", endpoints.audit),
+            web.get("/api/v1/diagnosis", endpoints.diagnosis),
             web.post("/api/v1/calibrations", endpoints.calibrate),
+            web.post("/api/v1/fixes", endpoints.fixed),
         ]
     )
     return app
@@ -89,6 +92,7 @@ class _Endpoints:
                 ("/metrics", "for Prometheus"),
                 ("/api/v1/verdicts", "what the judge holds now"),
                 ("/api/v1/audit", "alarms and baselines, newest first"),
+                ("/api/v1/diagnosis", "why, as far as it can be told"),
                 ("/-/ready", "readiness"),
                 ("/-/healthy", "liveness"),
             )
@@ -133,10 +137,14 @@ class _Endpoints:
         return web.json_response(
             {
                 "on_duty": True,
-                "signal": judgement.options.signal,
+                "signals": judgement.options.signals,
                 "evidence_weeks": judgement.evidence,
+                "rise_weeks": judgement.rise,
                 "threshold_weeks": judgement.options.weeks_between_false_pages,
                 "alarm": judgement.alarm_id,
+                "severity": judgement.severity,
+                "sessions": asdict(judgement.sessions.summary()),
+                "mix": dict(zip(("slice", "cluster"), map(_split, judgement.mix()), strict=True)),
                 "accepted_stack": asdict(judgement.accepted) if judgement.accepted else None,
                 "stack": asdict(judgement.stack) if judgement.stack else None,
                 "verdicts": [asdict(verdict) for verdict in judgement.verdicts()],
@@ -148,13 +156,17 @@ class _Endpoints:
         judgement = self._surroundings.judgement
         if judgement is None:
             return web.json_response({"on_duty": False, "baselines": {}})
-        accepted = {name: track.baseline for name, track in judgement.tracks.items() if track.baseline is not None}
+        accepted = {
+            signal: {
+                name: track.baseline.to_state() for name, track in watch.tracks.items() if track.baseline is not None
+            }
+            for signal, watch in judgement.watches.items()
+        }
         return web.json_response(
             {
                 "on_duty": True,
-                "signal": judgement.options.signal,
                 "accepted_stack": asdict(judgement.accepted) if judgement.accepted else None,
-                "baselines": {name: baseline.to_state() for name, baseline in accepted.items()},
+                "baselines": accepted,
             }
         )
 
@@ -168,8 +180,19 @@ class _Endpoints:
             return _problem(400, f"count must be a whole number from 1 to {Store.AUDIT_KEPT}")
         return await self._with_store(lambda store: store.audit(count))
 
+    async def diagnosis(self, _: web.Request) -> web.Response:
+        """Give the last attribution with the case for and against each cause; null while nothing needs one."""
+        return await self._with_store(lambda store: store.diagnosis())
+
     async def calibrate(self, request: web.Request) -> web.Response:
         """Ask the judge to give up the baselines and measure anew: JSON body with `by` and `why`."""
+        return await self._ask("recalibrate", request)
+
+    async def fixed(self, request: web.Request) -> web.Response:
+        """Tell the judge that the cause is repaired, so that the alarm ends: JSON body with `by` and `why`."""
+        return await self._ask("fixed", request)
+
+    async def _ask(self, kind: str, request: web.Request) -> web.Response:
         self._authorize(request)
         try:
             body = await request.json()
@@ -178,7 +201,7 @@ class _Endpoints:
             by = why = None
         if not (isinstance(by, str) and isinstance(why, str) and by.strip() and why.strip()):
             return _problem(400, 'the body must be JSON with the texts "by" (who asks) and "why"')
-        ask = Request(id=secrets.token_hex(8), kind="recalibrate", by=by[:200], why=why[:1000])
+        ask = Request(id=secrets.token_hex(8), kind=kind, by=by[:200], why=why[:1000])
 
         async def leave(store: Store) -> dict[str, str]:
             await store.ask(ask)
@@ -206,6 +229,10 @@ class _Endpoints:
         given = request.headers.get("Authorization", "")
         if not hmac.compare_digest(given.encode(errors="surrogateescape"), f"Bearer {token}".encode()):
             raise web.HTTPUnauthorized(text="a valid bearer token is needed\n", headers={"WWW-Authenticate": "Bearer"})
+
+
+def _split(split: Split | None) -> dict[str, Any] | None:
+    return None if split is None else asdict(split)
 
 
 def _problem(status: int, text: str) -> web.Response:

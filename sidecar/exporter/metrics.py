@@ -1,9 +1,10 @@
 """Every metric of the sidecar, in one registry that belongs to one instance.
 
-The rooms below tell what happened through small protocols (`ReplayMetrics`, `JudgeMetrics`, `WatchMetrics`) and know
-nothing of Prometheus; this class fulfils them. `docs/metrics.md` lists every family, and a test compares both ways.
+The rooms below tell what happened through small protocols (`ReplayMetrics`, `WatchMetrics` and the judge's, whose
+instruments are in `judge_metrics` and `probe_metrics`) and know nothing of Prometheus; this class fulfils them.
+`docs/metrics.md` lists every family, and a test compares both ways.
 Labels are bounded: slices by `sampling.max_slices`, everything else by lists in the code. Histograms by slice exist
-for the tested signal and replay fidelity only; the other measures are summaries (a mean each), or 20 slices would
+for the first signal and replay fidelity only; the other measures are summaries (a mean each), or 20 slices would
 cost over 2,000 series.
 """
 
@@ -26,30 +27,44 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from sidecar.model import STACK_PARTS, Alarm, BaselineAccepted
+from sidecar.exporter.judge_metrics import JudgeMetrics
+from sidecar.exporter.probe_metrics import ProbeMetrics
 from sidecar.replay.compare import fidelity_name, signal_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sidecar.judge.judgement import Judgement
-    from sidecar.model import AuditEvent, Observation, Role, Stack
+    from sidecar.model import Observation, Role
     from sidecar.replay.retriever import Retriever
 
 RATIO_BUCKETS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999)
 DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-PHASES = ("gather", "encode_deployed", "search_deployed", "encode_reference", "search_reference", "compare", "record")
+PHASES = (
+    "gather", "encode_deployed", "search_deployed", "encode_reference", "search_reference", "score_reference",
+    "compare", "record",
+)  # fmt: skip
+FROZEN_PHASES = ("encode_frozen", "search_frozen", "score_frozen")
 ROLES: tuple[Role, ...] = ("deployed", "reference")
 FAILURES = ("EncoderError", "VectorIndexError", "store")
-LEAST_LOG10 = -12.0
-"""What log10 of no evidence at all reads."""
 
 
 class Metrics:
-    """The instruments of one sidecar. `now` gives unix seconds."""
+    """The instruments of one sidecar.
 
-    def __init__(  # noqa: PLR0915  (one statement a metric)
-        self, *, signal: str, k: int, version: str, threshold_weeks: float, now: Callable[[], float]
+    `pages` and `tickets` are the weeks promised between false ones; `now` gives unix seconds. `frozen` says that there
+    is a frozen copy.
+    """
+
+    def __init__(
+        self,
+        *,
+        signals: Sequence[str],
+        k: int,
+        version: str,
+        pages: float,
+        tickets: float,
+        now: Callable[[], float],
+        frozen: bool = False,
     ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry(auto_describe=True)
@@ -57,8 +72,7 @@ class Metrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
         self._now = now
-        self._signal = signal
-        self._by_slice = {signal, fidelity_name(k)}
+        self._by_slice = {signals[0], fidelity_name(k)}
         self._slices_seen: set[str] = set()
 
         def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
@@ -90,61 +104,16 @@ class Metrics:
         )
         self._agreement = Histogram(
             "rag_drift_agreement_ratio",
-            "Agreement of two rankings of one query, for the tested signal and replay fidelity.",
+            "Agreement of two rankings of one query, for the first tested signal and replay fidelity.",
             ["signal", "slice"],
             buckets=RATIO_BUCKETS,
             registry=registry,
         )
         self._detail = Summary(
             "rag_drift_agreement_detail_ratio",
-            "Agreement of deployed and reference rankings by the other measures.",
+            "Agreement by the other measures, with the reference or the frozen copy; regret is 0 at best.",
             ["signal", "slice"],
             registry=registry,
-        )
-
-        judged = ["signal", "slice"]
-        self._drifted = gauge("drifted", "1 while the slice is held to have drifted.", judged)
-        self._start = gauge(
-            "drift_start_timestamp_seconds", "Estimated start of the drift; 0 while there is none.", judged
-        )
-        self._progress = gauge("calibration_progress_ratio", "Share of the calibration that is done.", judged)
-        self._baseline = gauge("baseline_ratio", "Mean of the accepted baseline; 0 before there is one.", judged)
-        self._level = gauge(
-            "level_ratio", "Current mean: since the alarm if drifted, else over the recent window.", judged
-        )
-        self._lower = gauge("level_lower_ratio", "Lower end of the current mean's interval.", judged)
-        self._upper = gauge("level_upper_ratio", "Upper end of the current mean's interval.", judged)
-        self._evidence = gauge(
-            "evidence_log10",
-            "log10 of the slice's share of the pager's evidence, in weeks of false-page budget.",
-            judged,
-        )
-        self._pager = gauge("pager_evidence_log10", "log10 of the pooled evidence, in weeks of budget.", ["signal"])
-        self._threshold = gauge("pager_threshold_log10", "log10 of the evidence that pages, in weeks.", ["signal"])
-        self._threshold.labels(signal).set(math.log10(threshold_weeks))
-        self._pager.labels(signal).set(LEAST_LOG10)
-        self._alarms = counter("alarms", "Alarms raised; one per drift event.", ["signal"])
-        self._alarms.labels(signal)
-        self._accepted = counter("baselines_accepted", "Baselines that came into force.", ["signal"])
-        self._accepted.labels(signal)
-        self._accepted_at = gauge(
-            "baseline_accepted_timestamp_seconds",
-            "When the whole stream's baseline came into force; 0 before.",
-            ["signal"],
-        )
-        self._accepted_at.labels(signal)
-        self._changed = gauge("stack_changed", "1 while this part is another than the accepted baseline's.", ["part"])
-        for part in STACK_PARTS:
-            self._changed.labels(part)
-        self._judged = counter("observations_judged", "Observations that the judge has counted.")
-        self._set_aside = gauge(
-            "observations_set_aside", "Observations in a row that were not judged, because the reference changed."
-        )
-        self._active = gauge("judge_active", "1 on the replica that judges.")
-        self._judge_failures = counter("judge_failures", "Judge steps that failed and were tried again.")
-        self._gaps = counter("judge_gaps", "Times that observations were trimmed before the judge read them.")
-        self._evaluated_at = gauge(
-            "last_evaluation_timestamp_seconds", "When this replica last finished judging what there was; 0 before."
         )
 
         self._encoder = gauge("encoder_info", "1 for the encoder and index in use.", ["role", "fingerprint", "index"])
@@ -163,19 +132,21 @@ class Metrics:
         self._reload_failures = counter(
             "retriever_reload_failures", "New versions of a retriever that could not be loaded.", ["role"]
         )
-        for role in ROLES:
+        self._roles: tuple[Role, ...] = (*ROLES, "frozen") if frozen else ROLES
+        for role in self._roles:
             for family in (self._similarity, self._documents, self._matches, self._loaded_at, self._reload_failures):
                 family.labels(role)
             # 0 would say that an encoder is a wholly different one, or its index a wrong one, before either is loaded.
             self._similarity.labels(role).set(math.nan)
             self._matches.labels(role).set(math.nan)
-        for phase in PHASES:
+        for phase in (*PHASES, *(FROZEN_PHASES if frozen else ())):
             self._phases.labels(phase)
         for reason in FAILURES:
             self._replay_failures.labels(reason)
         self._info_labels: dict[str, tuple[str, str, str]] = {}
-        self._k = k
-        self._judged_slices: set[str] = set()
+        self._signal_names = signal_names(k, frozen=frozen)
+        self.probes = ProbeMetrics(registry)
+        self.judge = JudgeMetrics(registry, signals, pages=pages, tickets=tickets, now=now, retired=self._unknown)
 
     def phase(self, name: str, seconds: float) -> None:
         """Note that a phase of one batch took `seconds`."""
@@ -187,7 +158,7 @@ class Metrics:
             if name not in self._slices_seen:
                 self._slices_seen.add(name)
                 self._replays.labels(name)
-                for signal in signal_names(self._k):
+                for signal in self._signal_names:
                     (self._agreement if signal in self._by_slice else self._detail).labels(signal, name)
 
     def replayed(self, observations: Sequence[Observation]) -> None:
@@ -218,84 +189,11 @@ class Metrics:
         """Note how close the encoder in use is to the accepted one; None while nobody knows (not 0)."""
         self._similarity.labels(role).set(math.nan if cosine is None else cosine)
 
+    def _unknown(self) -> None:
+        """Forget what only the judging replica knows."""
+        for role in self._roles:
+            self.encoder_similarity(role, None)
+
     def reload_failed(self, role: str) -> None:
         """Note that a new version could not be loaded."""
         self._reload_failures.labels(role).inc()
-
-    def on_duty(self, active: bool) -> None:
-        """Note whether this replica judges; verdicts of a former duty must not linger."""
-        self._active.set(active)
-        if not active:
-            for name in self._judged_slices:
-                for family in self._verdict_families():
-                    family.remove(self._signal, name)
-            self._judged_slices.clear()
-            self._pager.labels(self._signal).set(LEAST_LOG10)
-            self._accepted_at.labels(self._signal).set(0)
-            self._show_stack(None, None)
-            self._set_aside.set(0)
-            for role in ROLES:
-                self.encoder_similarity(role, None)
-
-    def judged(self, judgement: Judgement, observations: int) -> None:
-        """Show the verdicts after a checkpoint that counts `observations` more."""
-        verdicts = judgement.verdicts()
-        for gone in self._judged_slices - {verdict.slice for verdict in verdicts}:
-            for family in self._verdict_families():
-                family.remove(self._signal, gone)
-        self._judged_slices = {verdict.slice for verdict in verdicts}
-        for verdict in verdicts:
-            labels = (verdict.signal, verdict.slice)
-            self._drifted.labels(*labels).set(verdict.state == "drifted")
-            self._start.labels(*labels).set(verdict.start or 0)
-            self._progress.labels(*labels).set(verdict.progress)
-            self._baseline.labels(*labels).set(verdict.baseline or 0)
-            self._evidence.labels(*labels).set(_log10(verdict.evidence))
-            for family, value in (
-                (self._level, verdict.level),
-                (self._lower, verdict.lower),
-                (self._upper, verdict.upper),
-            ):
-                family.labels(*labels).set(math.nan if value is None else value)
-        self._pager.labels(self._signal).set(_log10(judgement.evidence))
-        self._accepted_at.labels(self._signal).set(judgement.accepted_at or 0)
-        self._show_stack(judgement.accepted, judgement.stack)
-        self._judged.inc(observations)
-        self._set_aside.set(judgement.set_aside)
-        self._evaluated_at.set(self._now())
-
-    def audit(self, event: AuditEvent) -> None:
-        """Count an event that is in the audit trail."""
-        if isinstance(event, Alarm):
-            self._alarms.labels(event.signal).inc()
-        elif isinstance(event, BaselineAccepted):
-            self._accepted.labels(event.signal).inc()
-
-    def judge_gap(self) -> None:
-        """Note that observations were trimmed before they were judged."""
-        self._gaps.inc()
-
-    def judge_failed(self) -> None:
-        """Note that a step failed and will be tried again."""
-        self._judge_failures.inc()
-
-    def _show_stack(self, accepted: Stack | None, current: Stack | None) -> None:
-        changed = current.changes_since(accepted) if accepted and current else ()
-        for part in STACK_PARTS:
-            self._changed.labels(part).set(part in changed)
-
-    def _verdict_families(self) -> tuple[Gauge, ...]:
-        return (
-            self._drifted,
-            self._start,
-            self._progress,
-            self._baseline,
-            self._level,
-            self._lower,
-            self._upper,
-            self._evidence,
-        )
-
-
-def _log10(weeks: float) -> float:
-    return max(LEAST_LOG10, math.log10(weeks)) if weeks > 0 else LEAST_LOG10

@@ -91,7 +91,7 @@ def build_index(
             report(done.documents, total)
             with file.open("rb") as lines:
                 lines.seek(done.corpus_bytes)
-                documents = _documents(lines, file, done.lines)
+                documents = read_documents(lines, file, done.lines)
                 while shard := list(islice(documents, shard_size)):
                     vectors = _encode(encoder, [one.text for _, one in shard], batch_size)
                     done = _append(folder, done, shard, vectors, lines.tell())
@@ -128,7 +128,7 @@ def _survey(file: Path) -> tuple[int, str]:
     seen: set[bytes] = set()
     try:
         with file.open("rb") as lines:
-            for number, document in _documents(lines, file, 0, digest.update):
+            for number, document in read_documents(lines, file, 0, digest.update):
                 # Digests, because a corpus' ids can be longer than all else that a build holds in memory.
                 key = hashlib.blake2b(document.id.encode(), digest_size=16).digest()
                 if key in seen:
@@ -144,7 +144,7 @@ def _survey(file: Path) -> tuple[int, str]:
     return len(seen), digest.hexdigest()
 
 
-def _documents(
+def read_documents(
     lines: BinaryIO, file: Path, before: int, seen: Callable[[bytes], None] | None = None
 ) -> Iterator[tuple[int, _Document]]:
     """Give (line number, document) from an open corpus; blank lines are passed over."""

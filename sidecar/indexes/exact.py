@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +23,7 @@ from sidecar.indexes.manifest import Manifest
 from sidecar.model import Ranking
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -65,6 +67,7 @@ class ExactIndex:
     encoder_fingerprint: Fingerprint
     block: int | None = None
     _ids: list[str] = field(default_factory=list, repr=False)
+    _by_id: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64), repr=False)
     _ranks: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64), repr=False)
     _matrix: Vectors | None = field(default=None, repr=False)
 
@@ -77,18 +80,17 @@ class ExactIndex:
         `VectorIndexError` when anything is missing, has the wrong size or, with `verify`, a wrong checksum.
         """
         manifest = Manifest.read(folder)
+        missing: FileNotFoundError | None = None
         for _ in range(READ_TRIES):
             try:
                 return cls._open(folder, manifest, verify=verify, block=block)
             except FileNotFoundError as error:
-                # A build may have swapped the index between our reading of the manifest and of the files.
-                newer = Manifest.read(folder)
-                if newer.generation == manifest.generation:
-                    msg = f"vector index {folder} lacks {error.filename and _base(error.filename)}"
-                    raise VectorIndexError(msg) from error
-                manifest = newer
-        msg = f"vector index {folder} was replaced {READ_TRIES} times while it was being opened"
-        raise VectorIndexError(msg)
+                # A build may have swapped the index between our reading of the manifest and of the files, and a second
+                # one may have brought the first content back: an unchanged manifest does not say that a file is gone.
+                missing = error
+                manifest = Manifest.read(folder)
+        msg = f"vector index {folder} lacks {_base(missing and missing.filename)}, after {READ_TRIES} tries"
+        raise VectorIndexError(msg) from missing
 
     @classmethod
     def _open(cls, folder: Path, manifest: Manifest, *, verify: bool, block: int | None) -> ExactIndex:
@@ -107,8 +109,9 @@ class ExactIndex:
         except EncoderError as error:
             msg = f"{folder / manifest.encoder_file}: {error}"
             raise VectorIndexError(msg) from error
-        ranks = np.empty(len(ids), dtype=np.int64)
-        ranks[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+        by_id = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
+        ranks = np.empty_like(by_id)
+        ranks[by_id] = np.arange(len(ids))
         try:
             matrix: Vectors = np.memmap(vectors, dtype="<f4", mode="r", shape=shape)
         except FileNotFoundError:
@@ -116,7 +119,7 @@ class ExactIndex:
         except (OSError, ValueError) as error:
             msg = f"{vectors} cannot be mapped into memory: {error}"
             raise VectorIndexError(msg) from error
-        return cls(manifest, fingerprint, block, ids, ranks, np.asarray(matrix))
+        return cls(manifest, fingerprint, block, ids, by_id, ranks, np.asarray(matrix))
 
     @property
     def generation(self) -> str:
@@ -162,16 +165,9 @@ class ExactIndex:
         or the number of threads. `k` above `size` gives all documents. Raises `VectorIndexError` for `k`
         below 1, another dimension, numbers that are not finite, and after `close`.
         """
-        matrix = self._open_matrix()
-        queries = np.ascontiguousarray(vectors, dtype=np.float32)
-        if queries.ndim != 2 or queries.shape[1] != self.dimension:
-            msg = f"query vectors have shape {queries.shape}; rule: (n, {self.dimension}) for this index"
-            raise VectorIndexError(msg)
+        matrix, queries = self._open_matrix(), self._checked(vectors)
         if k < 1:
             msg = f"k is {k}; rule: at least 1"
-            raise VectorIndexError(msg)
-        if not np.isfinite(queries).all():
-            msg = f"query vectors for index {self.generation} hold numbers that are not finite"
             raise VectorIndexError(msg)
         rankings: list[Ranking] = []
         for start in range(0, len(queries), QUERIES_AT_ONCE):
@@ -188,6 +184,25 @@ class ExactIndex:
             for best, values in zip(ranked, scored, strict=True)
         ]
 
+    def scores(self, vectors: Vectors, ids: Sequence[Sequence[str]]) -> list[tuple[float | None, ...]]:
+        """Score the documents `ids[i]` for row i of `vectors`; None for an id that is not in the index.
+
+        A pair has, to the last bit, the score that `search` gives it. A lookup of an id is a binary search in the
+        order that ranks equal scores: it needs no table of a hundred bytes a document. Raises `VectorIndexError` for
+        vectors that `search` would refuse, for another number of rows than `ids` has, and after `close`.
+        """
+        matrix, queries = self._open_matrix(), self._checked(vectors)
+        if len(ids) != len(queries):
+            msg = f"there are {len(ids)} lists of ids and {len(queries)} query vectors; rule: one list a vector"
+            raise VectorIndexError(msg)
+        rows = np.repeat(np.arange(len(ids)), np.array([len(wanted) for wanted in ids], dtype=np.int64))
+        documents = np.array([self._row(one) for wanted in ids for one in wanted], dtype=np.int64)
+        known = documents >= 0
+        scores = np.full(len(documents), None)
+        scores[known] = _scores(matrix, queries, rows[known], documents[known])
+        flat = iter(scores.tolist())
+        return [tuple(islice(flat, len(wanted))) for wanted in ids]
+
     def close(self) -> None:
         """Let go of the mapped file; rankings that were given stay valid."""
         self._matrix = None
@@ -197,6 +212,23 @@ class ExactIndex:
             msg = f"index {self.generation} is closed"
             raise VectorIndexError(msg)
         return self._matrix
+
+    def _checked(self, vectors: Vectors) -> Vectors:
+        queries = np.ascontiguousarray(vectors, dtype=np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.dimension:
+            msg = f"query vectors have shape {queries.shape}; rule: (n, {self.dimension}) for this index"
+            raise VectorIndexError(msg)
+        if not np.isfinite(queries).all():
+            msg = f"query vectors for index {self.generation} hold numbers that are not finite"
+            raise VectorIndexError(msg)
+        return queries
+
+    def _row(self, one: str) -> int:
+        """Give the row of a document, -1 for an id that is not there."""
+        place = bisect_left(self._by_id, one, key=self._ids.__getitem__)
+        if place < self.size and self._ids[row := int(self._by_id[place])] == one:
+            return row
+        return -1
 
     def _candidates(self, matrix: Vectors, queries: Vectors, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Give (query row, document) pairs that hold the true best `k` of every row, and few others."""
@@ -232,6 +264,9 @@ class ExactIndex:
         width = self.block or max(FEWEST_IN_BLOCK, PICKED_AT_ONCE // len(queries))
         for start in range(0, self.size, block):
             products = queries @ matrix[start : start + block].T
+            if not np.isfinite(products).all():
+                msg = f"index {self.generation} holds vectors that are not finite; build it again"
+                raise VectorIndexError(msg)
             for first in range(0, products.shape[1], width):
                 yield start + first, products[:, first : first + width]
 
@@ -259,22 +294,29 @@ class ExactIndex:
         documents: NDArray[np.int64],
         k: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Score the pairs in float64 and keep the best `k` of each row, ordered by row, score and id."""
-        scores = np.empty(len(rows), dtype=np.float64)
-        for start in range(0, len(rows), PAIRS_AT_ONCE):
-            part = slice(start, start + PAIRS_AT_ONCE)
-            products = matrix[documents[part]].astype(np.float64)
-            products *= queries[rows[part]]
-            # Products of two float32 are exact in float64, and a row is summed in the same order whatever is
-            # around it.
-            scores[part] = products.sum(axis=1)
-        # The sum with 0.0 turns -0.0 into 0.0: they are one score and must not be told apart by a reader.
-        scores = np.round(scores, DECIMALS) + 0.0
+        """Score the pairs and keep the best `k` of each row, ordered by row, score and id."""
+        scores = _scores(matrix, queries, rows, documents)
         order = np.lexsort((self._ranks[documents], -scores, rows))
         rows, documents, scores = rows[order], documents[order], scores[order]
         first = np.searchsorted(rows, rows, side="left")
         kept = np.arange(len(rows)) - first < k
         return rows[kept], documents[kept], scores[kept]
+
+
+def _scores(
+    matrix: Vectors, queries: Vectors, rows: NDArray[np.int64], documents: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Score each pair of a query row and a document in float64, rounded to DECIMALS, whatever the other pairs are."""
+    scores = np.empty(len(rows), dtype=np.float64)
+    for start in range(0, len(rows), PAIRS_AT_ONCE):
+        part = slice(start, start + PAIRS_AT_ONCE)
+        products = matrix[documents[part]].astype(np.float64)
+        products *= queries[rows[part]]
+        # Products of two float32 are exact in float64, and a row is summed in the same order whatever is around it.
+        scores[part] = products.sum(axis=1)
+    # The sum with 0.0 turns -0.0 into 0.0: they are one score and must not be told apart by a reader.
+    rounded: NDArray[np.float64] = np.round(scores, DECIMALS) + 0.0
+    return rounded
 
 
 def _kth_largest(products: Vectors, k: int) -> Vectors:

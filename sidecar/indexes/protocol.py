@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sidecar.encoders.protocol import Vectors
     from sidecar.model import Ranking
 
@@ -35,8 +37,16 @@ class Index(Protocol):
     def search(self, vectors: Vectors, k: int) -> list[Ranking]:
         """Rank the best `k` documents for each row of `vectors`, shape (n, dimension).
 
-        Gives one ranking per row with scores, best first; shorter than `k` only where the index is. Raises
-        `VectorIndexError` when the search fails or the vectors do not fit.
+        Gives one ranking per row with scores and without repeated ids, best first; shorter than `k` only where the
+        index is. Raises `VectorIndexError` when the search fails or the vectors do not fit.
+        """
+        ...
+
+    def scores(self, vectors: Vectors, ids: Sequence[Sequence[str]]) -> list[tuple[float | None, ...]]:
+        """Score the documents `ids[i]` for row i of `vectors`; None for a document that is not in the index.
+
+        A pair has the score that `search` gives it: what `search` ranks lower never scores higher here. Raises
+        `VectorIndexError` as `search` does.
         """
         ...
 

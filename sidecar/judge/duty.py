@@ -4,16 +4,24 @@ One replica judges at a time. It holds a lease in Redis with a token of its own;
 that token, so a judge that was paused and replaced cannot overwrite its successor. A checkpoint contains the id of
 the last observation that it counts; the next judge continues behind it. An alarm becomes known (log, metrics) only
 after its checkpoint is written.
+
+Within which stretch a change began is read from the observations behind the alarm, which Redis keeps anyway: the
+judge's own memory stays constant.
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
+from sidecar.drift.changepoint import BLOCK, BLOCKS, change_set
+from sidecar.drift.channels import level_of
 from sidecar.errors import StoreError
-from sidecar.judge.judgement import Judgement
-from sidecar.model import Alarm
+from sidecar.judge.judgement import SESSIONS, Judgement
+from sidecar.model import WHOLE_STREAM, Alarm
 from sidecar.store import START, audit_json
 from sidecar.tasks import Backoff
 
@@ -22,12 +30,14 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from sidecar.judge.judgement import JudgeOptions
+    from sidecar.judge.options import JudgeOptions
     from sidecar.model import AuditEvent
     from sidecar.store import Store
 
 READ_COUNT = 500
 CHECKPOINT_SECONDS = 1.0
+SAVED_EVERY = 5
+"""Checkpoints without an event of which one writes the state: it can be some hundred kB."""
 
 
 class JudgeMetrics(Protocol):
@@ -47,6 +57,9 @@ class JudgeMetrics(Protocol):
 
     def judge_failed(self) -> None:
         """Note that a step failed and will be tried again."""
+
+    def observation_damaged(self) -> None:
+        """Note an observation that could not be read and is passed over."""
 
 
 class Judge:
@@ -72,6 +85,9 @@ class Judge:
         self._now = now
         self.judgement: Judgement | None = None
         self._last = START
+        self._last_run = START
+        self._unsaved = 0
+        self._events: list[AuditEvent] = []
 
     async def run(self) -> None:
         """Compete for the lease and judge while it is held; Redis being away is waited out."""
@@ -82,6 +98,9 @@ class Judge:
                     if await self._store.hold_lease(self._token, self._lease_seconds):
                         try:
                             await self._serve()
+                        except asyncio.CancelledError:
+                            await self._save()
+                            raise
                         finally:
                             self._retire()
                     backoff.reset()
@@ -96,35 +115,54 @@ class Judge:
     async def _serve(self) -> None:
         """Judge until the lease is lost."""
         judgement = self.judgement = await self._resume()
+        self._unsaved = 0
         self._metrics.on_duty(True)
         self._metrics.judged(judgement, 0)
         self._log.info("judge_on_duty", last_observation=self._last)
         loop = asyncio.get_running_loop()
-        events: list[AuditEvent] = []
-        fed = 0
+        self._events = []
+        fed, heard = 0, False
         written = loop.time()
         every = max(0.01, min(CHECKPOINT_SECONDS, self._lease_seconds / 3))
         while True:
             batch = await self._store.observations_after(self._last, count=READ_COUNT, block_seconds=every)
             for identity, observation in batch:
-                events += judgement.feed(identity, observation)
                 self._last = identity
+                if observation is None:
+                    self._metrics.observation_damaged()
+                    self._log.warning("observation_damaged", id=identity)
+                    continue
+                raised = judgement.feed(identity, observation)
+                self._events += raised
+                for alarm in (event for event in raised if isinstance(event, Alarm)):
+                    self._events[self._events.index(alarm)] = await self._dated(alarm)
             fed += len(batch)
-            if not events and loop.time() - written < every:
+            for identity, run in await self._store.frozen_runs_after(self._last_run):
+                self._last_run = identity
+                if run is not None:
+                    self._events += judgement.feed_run(f"frozen-{identity}", run)
+                    heard = True
+            if not self._events and loop.time() - written < every:
                 continue
-            events += await self._requests(judgement)
-            if not await self._checkpoint(judgement, events, fed):
+            await self._carry_out_request(judgement)
+            if not await self._checkpoint(judgement, fed, heard=heard):
                 return
-            events, fed, written = [], 0, loop.time()
+            fed, heard, written = 0, False, loop.time()
 
-    async def _checkpoint(self, judgement: Judgement, events: list[AuditEvent], fed: int) -> bool:
-        """Write the state and tell the world; False when another replica has taken over."""
+    async def _checkpoint(self, judgement: Judgement, fed: int, *, heard: bool) -> bool:
+        """Write the state and tell the world; False when another replica has taken over.
+
+        `heard` says that the frozen probes were replayed.
+        """
         if not await self._store.hold_lease(self._token, self._lease_seconds):
             return False
-        if events or fed:
-            state = {"last": self._last, **judgement.to_state()}
+        self._unsaved += 1 if fed or self._unsaved else 0
+        events = self._events
+        if events or heard or self._unsaved >= SAVED_EVERY:
+            state = {"last": self._last, "last_run": self._last_run, **judgement.to_state()}
             if not await self._store.checkpoint(self._token, state, events):
                 return False
+            self._unsaved, self._events = 0, []
         for event in events:
             self._metrics.audit(event)
             level = self._log.warning if isinstance(event, Alarm) else self._log.info
@@ -138,11 +176,11 @@ class Judge:
         """Continue from the checkpoint, or begin at the oldest observation that is kept."""
         state = await self._store.load_checkpoint()
         if state is None:
-            self._last = START
+            self._last = self._last_run = START
             return Judgement(self._options)
         try:
             judgement = Judgement.from_state(state, self._options)
-            self._last = state["last"]
+            self._last, self._last_run = state["last"], state["last_run"]
         except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
             raise StoreError(
                 f"{self._store.keys.judge}: the checkpoint cannot be used: {error}. Delete the key to calibrate anew"
@@ -153,23 +191,58 @@ class Judge:
             self._log.warning("judge_gap", last_observation=self._last, oldest_kept=oldest)
         return judgement
 
-    async def _requests(self, judgement: Judgement) -> list[AuditEvent]:
+    async def _carry_out_request(self, judgement: Judgement) -> None:
         """Carry out a person's request, once. One that cannot be read must not end the judging."""
         try:
             request = await self._store.request()
         except StoreError as error:
             self._metrics.judge_failed()
             self._log.warning("request_unreadable", error=str(error))
-            return []
+            return
         if request is None or request.id == judgement.last_request:
-            return []
-        return [judgement.recalibrate(request.id, self._now(), request.by, request.why)]
+            return
+        carry_out = judgement.fixed if request.kind == "fixed" else judgement.recalibrate
+        self._events += carry_out(request.id, self._now(), request.by, request.why)
+        self._unsaved = SAVED_EVERY  # also where nothing came of it: it must not be carried out again later
+
+    async def _dated(self, alarm: Alarm) -> Alarm:
+        """Add the stretch within which the change began, as far back as observations are kept."""
+        judgement = self.judgement
+        watch = judgement.watches.get(alarm.signal) if judgement is not None else None
+        track = watch.tracks[alarm.slice] if watch is not None else None
+        if track is None or track.bets is None or track.state is None or alarm.signal == SESSIONS:
+            return alarm  # replays and closed sessions are in no observation
+        values: list[tuple[int, float]] = []
+        wanted = min(BLOCK * BLOCKS, track.state.n)
+        async for one in self._store.observations_before(alarm.id):
+            if len(values) >= wanted:
+                break
+            value = one.values.get(alarm.signal)
+            mine = one.weight > 0 if alarm.slice == WHOLE_STREAM else one.slice == alarm.slice
+            if mine and value is not None:
+                values.append((level_of(value), one.at))
+        levels, times = np.array(values[::-1], dtype=np.float64).reshape(-1, 2).T
+        found = change_set(track.bets, levels.astype(np.int64), times)
+        if found is None:
+            return alarm
+        return replace(alarm, start_earliest=float(times[found.earliest]), start_latest=float(times[found.latest]))
 
     def _retire(self) -> None:
         if self.judgement is not None:
             self.judgement = None
             self._metrics.on_duty(False)
             self._log.info("judge_off_duty")
+
+    async def _save(self) -> None:
+        """Write what the last checkpoints did not, so that the successor need not judge it again."""
+        if self.judgement is None or not self._unsaved or self._events:
+            return  # events are told with the state that they belong to, or by the successor who finds them again
+        state = {"last": self._last, "last_run": self._last_run, **self.judgement.to_state()}
+        try:
+            async with asyncio.timeout(2):
+                await self._store.checkpoint(self._token, state)
+        except (StoreError, TimeoutError):
+            self._log.info("checkpoint_left_unwritten")
 
     async def _leave(self) -> None:
         """Hand the lease back, so that another replica need not wait for it to expire."""

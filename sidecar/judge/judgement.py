@@ -1,14 +1,9 @@
-"""From observations to verdicts and alarms, for one signal over the whole stream and every slice.
+"""From observations to verdicts, alarms and tickets, over all signals and slices.
 
-One page for one event: evidence of all slices is pooled with weights that sum to one (whole stream one half, slices the
-other), so the promise of weeks between false pages holds for all of them together (docs/statistics.md). When the pool
-reaches the promise, and the fall is large enough to matter, one alarm is raised; until a person starts a new
-calibration, slices that follow join it and do not page again.
-
-A baseline is bound to the encoders that gave it. While calibrating, another encoder means to begin again. Afterwards
-another deployed encoder is what we watch for, but another reference makes the numbers incomparable: observations with
-it are set aside and the verdict says so. A rebuilt index (the corpus grows every day) is remembered and named in an
-alarm, no more.
+One page for one event: evidence is pooled with weights that sum to one, so the promise of weeks between false pages
+holds for all signals and slices together (docs/statistics.md). An alarm stays open, and nothing pages again, until all
+that drifted is back or a person says so; slices that follow join it, and it escalates when a larger fall is proved.
+Replays of the frozen probes page by paired tests of their own (`probe_watch`) and share the one alarm.
 
 Everything here is a function of the observations in their order: no clock, no randomness, no IO. That is what makes a
 killed and restarted judge raise the same alarm at the same observation.
@@ -16,17 +11,25 @@ killed and restarted judge raise the same alarm at the same observation.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from sidecar.judge.track import BLOCK, Rules, Track
+from sidecar.drift.mix import split
+from sidecar.drift.sessions import SessionTracker
+from sidecar.judge.alarms import live_alarm, probe_alarm
+from sidecar.judge.leader import leader, without_mix
+from sidecar.judge.mix_watch import MixWatch
+from sidecar.judge.probe_watch import ProbeWatch
+from sidecar.judge.signal_watch import SignalWatch
+from sidecar.judge.tickets import Tickets
+from sidecar.judge.verdicts import proved, verdict_of
 from sidecar.model import (
-    OTHER_SLICE,
+    SEVERITIES,
     WHOLE_STREAM,
-    Alarm,
-    BaselineAccepted,
+    AlarmEnded,
+    AlarmEscalated,
     CalibrationStarted,
+    Severity,
     Stack,
     Verdict,
 )
@@ -34,32 +37,23 @@ from sidecar.model import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sidecar.drift.mix import Split
+    from sidecar.drift.probe_run import FrozenRun
+    from sidecar.judge.options import JudgeOptions
+    from sidecar.judge.track import Drop
+    from sidecar.judge.verdicts import Judged
     from sidecar.model import AuditEvent, Observation
 
-STATE_VERSION = 1
-WHOLE_WEIGHT = 0.5
+STATE_VERSION = 2
 
+SILENT_SECONDS = 3 * 86_400.0
+"""What drifted and then gave no value for this long no longer keeps an alarm open."""
 
-@dataclass(frozen=True, slots=True)
-class JudgeOptions:
-    """When to accept and when to page. `signal` is the full name, `overlap@10`."""
+LONG_SESSION = 11
+"""Steps from which sessions are taken together."""
 
-    signal: str
-    weeks_between_false_pages: float = 26.0
-    min_effect: float = 0.02
-    confidence: float = 0.95
-    recent_queries: int = 1000
-    min_queries: int = 5000
-    min_slice_queries: int = 2000
-    min_days: float = 7.0
-    error: float = 0.01
-    tolerance: float = 0.02
-    max_slices: int = 20
-
-    @property
-    def rules(self) -> Rules:
-        """Give the part that a track needs."""
-        return Rules(self.min_days, self.error, self.tolerance, self.confidence, self.recent_queries)
+SESSIONS = "sessions"
+"""The signal of agent sessions without a disrupted retrieval; judged over the whole stream only."""
 
 
 class Judgement:
@@ -67,17 +61,36 @@ class Judgement:
 
     def __init__(self, options: JudgeOptions) -> None:
         self.options = options
-        self.tracks: dict[str, Track] = {}
-        self.accepted: Stack | None = None
-        self.accepted_at: float | None = None
+        self.watches = {
+            signal: SignalWatch(
+                signal,
+                options.rules,
+                min_queries=options.min_queries,
+                min_slice_queries=options.min_slice_queries,
+                max_slices=options.max_slices,
+            )
+            for signal in options.signals
+        }
         self.stack: Stack | None = None
         self.alarm_id: str | None = None
+        self.severity: Severity = "none"
         self.last_request = ""
-        self.set_aside = 0
-        self._mix: Counter[str] = Counter()
-        self._recent_mix: deque[Counter[str]] = deque(maxlen=max(1, options.recent_queries // BLOCK))
-        self._mix_block: Counter[str] = Counter()
-        self._new_calibration()
+        self.sessions = SessionTracker(options.disrupted)
+        self.slices = MixWatch(options.recent_queries)
+        self.clusters = MixWatch(options.recent_queries)
+        self.fidelity = MixWatch(options.recent_queries)
+        self.probes = ProbeWatch(options.min_effect)
+        self._tickets = Tickets()
+
+    @property
+    def first(self) -> SignalWatch:
+        """The first signal: its baseline is what "accepted" means for the deployment."""
+        return self.watches[self.options.signals[0]]
+
+    @property
+    def accepted(self) -> Stack | None:
+        """The stack of the accepted baseline; None before there is one."""
+        return self.first.accepted
 
     def feed(self, identity: str, observation: Observation) -> list[AuditEvent]:
         """Take in one observation; give what follows from it, usually nothing.
@@ -85,235 +98,301 @@ class Judgement:
         `identity` is the observation's own id; it becomes part of the events' ids, so that they are the same again
         after a restart.
         """
-        value = observation.values.get(self.options.signal)
-        if value is None:
-            return []
-        events: list[AuditEvent] = []
         self._notice_stack(observation.stack)
-        if self.accepted is not None and observation.stack.reference_encoder != self.accepted.reference_encoder:
-            self.set_aside += 1
-            return events
-        self.set_aside = 0
-        touched = self._take(observation, value)
-        accepted = (self._maybe_accept(name, identity, observation) for name in touched)
-        events += [event for event in accepted if event is not None]
-        if alarm := self._maybe_alarm(identity, observation, touched):
-            events.append(alarm)
+        learning = self.alarm_id is None  # during an alarm a calibration would learn the drift
+        touched: list[tuple[SignalWatch, list[str]]] = []
+        for signal, watch in self.watches.items():
+            value = observation.values.get(signal)
+            if value is not None and (names := watch.take(value, observation, learning=learning)):
+                touched.append((watch, names))
+                if watch is self.first:
+                    self._count_mix(observation, value)
+        if touched and touched[0][0] is self.first and observation.session and observation.weight > 0:
+            disruption = observation.values[self.first.signal]
+            touched += self._close_sessions(observation, disruption, learning=learning)
+        events: list[AuditEvent] = []
+        if learning:
+            for watch, names in touched:
+                accepted = (watch.accept(name, identity, observation.at, observation.stack) for name in names)
+                events += [event for event in accepted if event is not None]
+        if touched:
+            judged = self._judged()
+            events += self._page(identity, observation, touched, judged)
+            events += self._tickets.write(
+                identity,
+                observation.at,
+                judged,
+                self.options.weeks_between_false_tickets,
+                alarm_open=self.alarm_id is not None,
+            )
         return events
 
-    def recalibrate(self, identity: str, at: float, by: str, why: str) -> CalibrationStarted:
+    def feed_run(self, identity: str, run: FrozenRun) -> list[AuditEvent]:
+        """Take in one replay of the frozen probes; those of another acceptance say nothing about this one."""
+        watch = self.first
+        if watch.accepted is None or watch.accepted_at != run.accepted_at:
+            return []
+        level = self.probes.take(run)
+        paired = run.deployed.paired
+        if level != "page" or paired is None or paired.relative is None:
+            return [] if self.alarm_id is None else self._recover(identity, run.at)
+        self.probes.drifted = True
+        found = probe_alarm(identity, run, paired, self.probes, accepted=watch.accepted, tiers=self.options.tiers)
+        if self.alarm_id is not None:
+            return self._escalate_to(found.severity, identity, run.at)
+        self._open(identity, found.severity)
+        return [found]
+
+    def recalibrate(self, identity: str, at: float, by: str, why: str) -> list[AuditEvent]:
         """Give up the baselines and the alarm, and measure anew from the next observation."""
         self.last_request = identity
-        self._new_calibration()
-        return CalibrationStarted(identity, at, self.options.signal, by, why)
+        ended = self._end(f"{identity}/end", at, "recalibrated", by, why)
+        for watch in self.watches.values():
+            watch.forget()
+        self._forget_traffic()
+        return [*ended, CalibrationStarted(identity, at, by, why)]
+
+    def fixed(self, identity: str, at: float, by: str, why: str) -> list[AuditEvent]:
+        """Take a person's word that the cause is repaired: end an open alarm and the evidence, keep the baselines."""
+        self.last_request = identity
+        if self.alarm_id is None:
+            return []
+        ended = self._end(identity, at, "fixed", by, why)
+        for watch in self.watches.values():
+            watch.reset()
+        return ended
 
     @property
     def evidence(self) -> float:
-        """Pooled evidence of all slices, in weeks; the pager's number."""
-        return sum(weight * self.tracks[name].evidence for name, weight in self._weights().items())
+        """Pooled evidence of all signals and slices, in weeks; the pager's number."""
+        return sum(weight * track.evidence for weight, track in self._judged().values())
+
+    @property
+    def rise(self) -> float:
+        """Pooled evidence that levels have risen, in weeks."""
+        return sum(weight * track.rise for weight, track in self._judged().values())
 
     def verdicts(self) -> list[Verdict]:
-        """Give what is held about each slice now, the whole stream first."""
-        weights = self._weights()
-        return [self._verdict(name, track, weights.get(name, 0.0)) for name, track in self.tracks.items()]
+        """Give what is held about each signal and slice now, the first signal's whole stream first."""
+        judged = self._judged()
+        return [
+            verdict_of(
+                watch,
+                name,
+                judged[signal, name][0] if (signal, name) in judged else 0.0,
+                self.options,
+                alarm_open=self.alarm_id is not None,
+            )
+            for signal, watch in self.watches.items()
+            for name in watch.tracks
+        ]
+
+    @property
+    def queries_since_start(self) -> int | None:
+        """Queries since the estimated start of what drifted; None while nothing has."""
+        lengths = [
+            track.start.n + track.since_alarm.n
+            for track in self.first.tracks.values()
+            if track.alarm_at is not None and track.start is not None
+        ]
+        return max(lengths, default=None)
+
+    def mix(self, queries: int | None = None) -> tuple[Split | None, Split | None]:
+        """Split the change of the first signal's level over the last `queries` by slices, and by clusters in them."""
+        whole = self.first.tracks[WHOLE_STREAM].baseline
+        inflation = 1.0 if whole is None else whole.channels[0].kappa
+        by_slice, by_cluster = (
+            split(one.before, one.after(queries), inflation=inflation) for one in (self.slices, self.clusters)
+        )
+        return by_slice, by_cluster
+
+    def whole_weights(self) -> dict[str, float]:
+        """Give the weight that the whole stream of each judged signal has in the pager."""
+        return {signal: weight for (signal, name), (weight, _) in self._judged().items() if name == WHOLE_STREAM}
 
     def to_state(self) -> dict[str, Any]:
         """Give everything as plain JSON."""
         return {
             "version": STATE_VERSION,
-            "signal": self.options.signal,
-            "tracks": {name: track.to_state() for name, track in self.tracks.items()},
-            "accepted": astuple(self.accepted) if self.accepted else None,
-            "accepted_at": self.accepted_at,
+            "signals": {signal: watch.to_state() for signal, watch in self.watches.items()},
             "stack": astuple(self.stack) if self.stack else None,
             "alarm_id": self.alarm_id,
+            "severity": self.severity,
             "last_request": self.last_request,
-            "set_aside": self.set_aside,
-            "mix": dict(self._mix),
-            "recent_mix": [dict(block) for block in self._recent_mix],
-            "mix_block": dict(self._mix_block),
+            "sessions": self.sessions.to_state(),
+            "slices": self.slices.to_state(),
+            "clusters": self.clusters.to_state(),
+            "fidelity": self.fidelity.to_state(),
+            "probes": self.probes.to_state(),
+            "tickets": self._tickets.open,
         }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], options: JudgeOptions) -> Self:
-        """Rebuild what `to_state` gave.
+        """Rebuild what `to_state` gave. A signal that is new in the settings begins to calibrate.
 
         Raises:
-            ValueError, KeyError, TypeError: not such a state, or of another version or signal.
+            ValueError, KeyError, TypeError: not such a state, of another version, or of another first signal.
         """
         if state["version"] != STATE_VERSION:
             raise ValueError(f"state has version {state['version']}, this program writes {STATE_VERSION}")
-        if state["signal"] != options.signal:
-            raise ValueError(f"state belongs to the signal {state['signal']}, the settings say {options.signal}")
+        first = next(iter(state["signals"]))
+        if first != options.signals[0]:
+            raise ValueError(f"state belongs to the signal {first}, the settings say {options.signals[0]}")
         made = cls(options)
-        made.tracks = {name: Track.from_state(track, options.rules) for name, track in state["tracks"].items()}
-        made.accepted = Stack(*state["accepted"]) if state["accepted"] else None
-        made.accepted_at = state.get("accepted_at")
+        for signal, watch in made.watches.items():
+            if signal in state["signals"]:
+                watch.restore(state["signals"][signal])
         made.stack = Stack(*state["stack"]) if state["stack"] else None
         made.alarm_id = state["alarm_id"]
+        made.severity = state["severity"]
         made.last_request = state["last_request"]
-        made.set_aside = state["set_aside"]
-        made._mix = Counter(state["mix"])
-        made._recent_mix.extend(Counter(block) for block in state["recent_mix"])
-        made._mix_block = Counter(state["mix_block"])
+        made.sessions = SessionTracker.from_state(state["sessions"])
+        if made.sessions.threshold != options.disrupted:  # what counts as hit is another thing now
+            made.sessions = SessionTracker(options.disrupted)
+            if SESSIONS in made.watches:
+                made.watches[SESSIONS].forget()
+        made.slices = MixWatch.from_state(state["slices"], options.recent_queries)
+        made.clusters = MixWatch.from_state(state["clusters"], options.recent_queries)
+        made.fidelity = MixWatch.from_state(state["fidelity"], options.recent_queries)
+        made.probes.restore(state["probes"])
+        made._tickets = Tickets(state["tickets"])
         return made
-
-    def _new_calibration(self) -> None:
-        self.tracks = {WHOLE_STREAM: Track(self.options.rules, self.options.min_queries)}
-        self.accepted = None
-        self.accepted_at = None
-        self.alarm_id = None
-        self._mix.clear()
-        self._recent_mix.clear()
-        self._mix_block.clear()
 
     def _notice_stack(self, stack: Stack) -> None:
         before, self.stack = self.stack, stack
-        if before is None or self.accepted is not None:
+        if before is None or before == stack:
             return
-        if {"deployed_encoder", "reference_encoder"} & set(stack.changes_since(before)):
-            self._new_calibration()
+        if {"reference_encoder", "reference_index"} & set(stack.changes_since(before)):
+            # Clusters are numbered by the reference; other numbers mean other groups.
+            self.clusters = MixWatch(self.options.recent_queries)
+        calibrating = self.accepted is None
+        for watch in self.watches.values():
+            watch.notice_stack(before, stack)
+        if calibrating and not self.first.tracks[WHOLE_STREAM].queries:
+            self._forget_traffic()
 
-    def _take(self, observation: Observation, value: float) -> list[str]:
-        """Put the value into its tracks and give their names. Floor samples are not part of the whole stream."""
-        name = observation.slice
-        if name not in self.tracks and len(self.tracks) > self.options.max_slices:
-            name = OTHER_SLICE
-        touched = [name]
+    def _forget_traffic(self) -> None:
+        """Forget the accepted mix and the sessions seen."""
+        self.sessions = SessionTracker(self.options.disrupted)
+        self.slices = MixWatch(self.options.recent_queries)
+        self.clusters = MixWatch(self.options.recent_queries)
+        self.fidelity = MixWatch(self.options.recent_queries)
+        self.probes.reset()
+        self._tickets.forget()
+
+    def _count_mix(self, observation: Observation, value: float) -> None:
+        """Count who asked. Floor samples would distort the mix."""
         if observation.weight > 0:
-            touched.insert(0, WHOLE_STREAM)
-            self._count_mix(name)
-        for one in touched:
-            track = self.tracks.get(one)
-            if track is None:
-                track = self.tracks[one] = Track(self.options.rules, self.options.min_slice_queries)
-            track.take(value, observation.at)
-        return touched
+            calibrating = self.accepted is None
+            self.slices.add(observation.slice, value, calibrating=calibrating)
+            if observation.cluster is not None:
+                # Within slices: a slice of another style of question is in the same topics (docs/attribution.md).
+                group = f"{observation.slice}/{observation.cluster}"
+                self.clusters.add(group, value, calibrating=calibrating)
+            served = next((one for name, one in observation.values.items() if name.startswith("fidelity@")), None)
+            if served is not None:
+                self.fidelity.add(WHOLE_STREAM, served, calibrating=calibrating)
 
-    def _count_mix(self, name: str) -> None:
-        if self.accepted is None:
-            self._mix[name] += 1
-        self._mix_block[name] += 1
-        if self._mix_block.total() >= BLOCK:
-            self._recent_mix.append(self._mix_block)
-            self._mix_block = Counter()
+    def _close_sessions(
+        self, observation: Observation, value: float, *, learning: bool
+    ) -> list[tuple[SignalWatch, list[str]]]:
+        """Count the retrieval in its session; each session that is over gives one value of the session signal."""
+        watch = self.watches.get(SESSIONS)
+        closed = self.sessions.add(observation.session or "", observation.at, value <= self.options.disrupted)
+        if watch is None or not closed:
+            return []
+        for session in closed:
+            # Longer sessions are hit more often: their length is a stratum, as a slice is one of the queries.
+            watch.take_whole(session.value, session.at, str(min(session.steps, LONG_SESSION)), learning=learning)
+        return [(watch, [WHOLE_STREAM])]
 
-    def _maybe_accept(self, name: str, identity: str, observation: Observation) -> BaselineAccepted | None:
-        """Accept a finished calibration: the whole stream first; no slice during an alarm, it would learn the drift."""
-        track = self.tracks[name]
-        if track.baseline is not None or track.progress < 1 or self.alarm_id is not None:
-            return None
-        if name != WHOLE_STREAM and self.accepted is None:
-            return None
-        baseline = track.accept()
-        if baseline is None:
-            return None
-        if name == WHOLE_STREAM:
-            self.accepted, self.accepted_at = observation.stack, observation.at
-        channel = baseline.channels[0]
-        return BaselineAccepted(
-            id=f"{identity}/{name}",
-            at=observation.at,
-            signal=self.options.signal,
-            slice=name,
-            mean=channel.mean,
-            lower=channel.lower,
-            queries=baseline.n,
-            stack=observation.stack,
-        )
+    def _judged(self) -> Judged:
+        judged = {signal: weights for signal, watch in self.watches.items() if (weights := watch.weights())}
+        return {
+            (signal, name): (weight / len(judged), self.watches[signal].tracks[name])
+            for signal, weights in judged.items()
+            for name, weight in weights.items()
+        }
 
-    def _weights(self) -> dict[str, float]:
-        """Give each detector's weight. A slice that joins lowers the others' weights, which the promise allows."""
-        judged = [name for name, track in self.tracks.items() if track.baseline is not None and name != WHOLE_STREAM]
-        weights = {name: (1 - WHOLE_WEIGHT) / len(judged) for name in judged}
-        if self.tracks[WHOLE_STREAM].baseline is not None:
-            weights[WHOLE_STREAM] = WHOLE_WEIGHT if judged else 1.0
-        return weights
-
-    def _maybe_alarm(self, identity: str, observation: Observation, touched: list[str]) -> Alarm | None:
-        weights = self._weights()
+    def _page(
+        self, identity: str, observation: Observation, touched: list[tuple[SignalWatch, list[str]]], judged: Judged
+    ) -> list[AuditEvent]:
+        """Raise the alarm when the pool reaches the promise; see who joins an open one, and whether it is over."""
         threshold = self.options.weeks_between_false_pages
-        shares = {name: weight * self.tracks[name].evidence for name, weight in weights.items()}
+        shares = {key: weight * track.evidence for key, (weight, track) in judged.items()}
         if self.alarm_id is not None:
-            for name in touched:
-                if shares.get(name, 0.0) >= threshold:
-                    self._latch(name, observation.at)
-            return None
-        if sum(shares.values()) < threshold:
-            return None
-        leader = max(shares, key=lambda name: shares[name])
-        track = self.tracks[leader]
+            for watch, names in touched:
+                for name in names:
+                    if shares.get((watch.signal, name), 0.0) >= threshold:
+                        self._join(watch.signal, name, observation.at)
+            return self._escalate(identity, observation, judged) or self._recover(identity, observation.at)
+        total = sum(shares.values())
+        if total < threshold or (lead := leader(judged, shares, self.options, self._drop)) is None:
+            return []
+        (signal, name), drop = lead
+        watch, track = self.watches[signal], judged[signal, name][1]
+        self._open(identity, proved(judged, self.options))
+        track.mark_drifted(observation.at, drop.level)
+        by_slice, _ = self.mix(track.start.n if track.start is not None else None)
+        found = live_alarm(identity, observation, watch, name, drop=drop, by_slice=by_slice)
+        return [replace(found, severity=self.severity, evidence=total, threshold=threshold)]
+
+    def _drop(self, signal: str, name: str) -> Drop | None:
+        """Give the fall of one slice; of the first signal's whole stream, without what another mix explains."""
+        track = self.watches[signal].tracks[name]
         drop = track.drop()
-        if drop is None or drop.size < self.options.min_effect or track.start is None:
-            return None
-        assert track.baseline is not None and self.accepted is not None  # noqa: S101, PT018  (it has evidence)
-        self.alarm_id = identity
-        track.mark_drifted(observation.at)
-        shift, queries = self._mix_shift(track.start.n)
-        return Alarm(
-            id=identity,
-            at=observation.at,
-            signal=self.options.signal,
-            slice=leader,
-            evidence=sum(shares.values()),
-            threshold=threshold,
-            baseline=track.baseline.channels[0].mean,
-            level=drop.level,
-            drop=drop.size,
-            drop_lower=drop.lower,
-            drop_upper=drop.upper,
-            start=observation.at if track.start.at is None else track.start.at,
-            queries_since_start=track.start.n,
-            changed=observation.stack.changes_since(self.accepted),
-            accepted_stack=self.accepted,
-            stack=observation.stack,
-            mix_shift=shift,
-            mix_queries=queries,
-        )
+        if drop is None or track.start is None or name != WHOLE_STREAM or signal != self.first.signal:
+            return drop
+        by_slice, _ = self.mix(track.start.n)
+        return drop if by_slice is None else without_mix(drop, by_slice)
 
-    def _latch(self, name: str, at: float) -> None:
-        track = self.tracks[name]
+    def _join(self, signal: str, name: str, at: float) -> None:
+        """Let a slice that reached the threshold by itself take part in the open alarm."""
+        track = self.watches[signal].tracks[name]
         if track.alarm_at is None:
-            drop = track.drop()
+            drop = self._drop(signal, name)
             if drop is not None and drop.size >= self.options.min_effect:
-                track.mark_drifted(at)
+                track.mark_drifted(at, drop.level)
 
-    def _mix_shift(self, queries: int) -> tuple[float, int]:
-        """Compare the slices of about the last `queries` queries with those of the calibration."""
-        recent = Counter(self._mix_block)
-        for block in reversed(self._recent_mix):
-            if recent.total() >= queries:
-                break
-            recent += block
-        total, before = recent.total(), self._mix.total()
-        if not total or not before:
-            return 0.0, total
-        names = set(recent) | set(self._mix)
-        return sum(abs(recent[name] / total - self._mix[name] / before) for name in names) / 2, total
+    def _open(self, identity: str, severity: Severity) -> None:
+        """Latch the alarm. Calibrations under way begin again: the drift began before it was told."""
+        self.alarm_id, self.severity = identity, severity
+        for watch in self.watches.values():
+            watch.forget_calibrations()
 
-    def _verdict(self, name: str, track: Track, weight: float) -> Verdict:
-        level = track.level()
-        if track.baseline is None:
-            state, reason = "calibrating", "alarm open" if self.alarm_id is not None else ""
-        elif track.alarm_at is not None:
-            state, reason = "drifted", ""
-        else:
-            state, reason = "steady", ""
-        if self.set_aside:
-            reason = "the reference encoder is another than the baseline's: recalibrate"
-        return Verdict(
-            signal=self.options.signal,
-            slice=name,
-            state=state,  # type: ignore[arg-type]
-            queries=track.queries,
-            progress=track.progress,
-            evidence=weight * track.evidence,
-            threshold=self.options.weeks_between_false_pages,
-            baseline=None if track.baseline is None else track.baseline.channels[0].mean,
-            level=None if level is None else level[0],
-            lower=None if level is None else level[1].lower,
-            upper=None if level is None else level[1].upper,
-            start=track.start.at if track.alarm_at is not None and track.start is not None else None,
-            since=track.alarm_at,
-            reason=reason,
-        )
+    def _escalate_to(self, severity: Severity, identity: str, at: float) -> list[AuditEvent]:
+        """Raise the open alarm's severity, if this is a higher one."""
+        if self.alarm_id is None or SEVERITIES.index(severity) <= SEVERITIES.index(self.severity):
+            return []
+        self.severity = severity
+        return [AlarmEscalated(f"{identity}/{severity}", at, self.alarm_id, severity)]
+
+    def _escalate(self, identity: str, observation: Observation, judged: Judged) -> list[AuditEvent]:
+        if not any(track.alarm_at for _, track in judged.values()):  # the probes' alarm: live evidence only joins it
+            return []
+        return self._escalate_to(proved(judged, self.options), identity, observation.at)
+
+    def _recover(self, identity: str, at: float) -> list[AuditEvent]:
+        """End the alarm when everything that drifted is back, or has given no values for days.
+
+        What drifted may also not be watched any more: the settings changed.
+        """
+        drifted = [track for watch in self.watches.values() for track in watch.tracks.values() if track.alarm_at]
+        silent = [track for track in drifted if track.last_at is None or at - track.last_at > SILENT_SECONDS]
+        if not all(track.recovered for track in drifted if track not in silent):
+            return []
+        probes_silent = self.probes.drifted and at - (self.probes.last_at or at) > SILENT_SECONDS
+        if self.probes.drifted and not self.probes.recovered and not probes_silent:
+            return []
+        how = "silent" if silent or probes_silent else "recovered"
+        ended = self._end(f"{identity}/end", at, how, "", "")
+        for watch in self.watches.values():
+            watch.reset()
+        return ended
+
+    def _end(self, identity: str, at: float, how: Any, by: str, why: str) -> list[AuditEvent]:
+        alarm, self.alarm_id, self.severity = self.alarm_id, None, "none"
+        self.probes.reset()
+        self._tickets.forget("fall")
+        return [] if alarm is None else [AlarmEnded(identity, at, alarm, how, by, why)]

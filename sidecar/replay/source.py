@@ -6,9 +6,9 @@ in a row saw the same, because a copy under way changes from check to check. A v
 old one in place: the service may be in the middle of shipping, and a monitor that stops then would be blind at the
 worst moment.
 
-For the reference, an index of another encoder is refused. For the deployed retriever it is loaded and reported, because
-"query encoder deployed without re-indexing" is an accident that we must show, not one to stop at. Only a different
-dimension cannot be searched at all.
+For the reference and the frozen copy, an index of another encoder is refused. For the deployed retriever it is loaded
+and reported, because "query encoder deployed without re-indexing" is an accident that we must show, not one to stop at.
+Only a different dimension cannot be searched at all.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sidecar.encoders.fingerprint import adopt, matches_documents, measure
 from sidecar.encoders.sentence_transformer import load
 from sidecar.errors import MismatchError
 from sidecar.indexes.exact import ExactIndex
+from sidecar.replay.clusters import fit
 from sidecar.replay.retriever import Retriever
 
 if TYPE_CHECKING:
@@ -50,14 +51,15 @@ class RetrieverSource:
 
         A model named on a hub has no folder and an empty signature: it is pinned by its revision.
         """
-        return _signature(Path(self.encoder.model).expanduser()), _signature(self.index)
+        return folder_signature(Path(self.encoder.model).expanduser()), folder_signature(self.index)
 
     def load(self, known: Iterable[Fingerprint], *, reuse: Retriever | None = None) -> Retriever:
         """Load both, or the index alone if `reuse` brings the encoder. Blocking, seconds.
 
         Raises:
             EncoderError, VectorIndexError: a part cannot be loaded.
-            MismatchError: the reference's index was built by another encoder, or a dimension does not fit.
+            MismatchError: the index of the reference or the frozen copy was built by another encoder, or a dimension
+                does not fit.
         """
         if reuse is not None:
             encoder, fingerprint = reuse.encoder, reuse.fingerprint
@@ -73,13 +75,14 @@ class RetrieverSource:
                 f"{self.role}: the index {self.index} has {index.dimension} dimensions and the encoder "
                 f"{self.encoder.model} gives {encoder.dimension}; they must be the same"
             )
-        if self.role == "reference" and not matches:
+        if self.role != "deployed" and not matches:
             index.require_encoder(fingerprint)
-        return Retriever(self.role, encoder, index, fingerprint, matches)
+        clusters = fit(index) if self.role == "reference" else None
+        return Retriever(self.role, encoder, index, fingerprint, matches, clusters)
 
 
-def _signature(folder: Path) -> Signature:
-    """List (path, inode, size, time of change) of the files below a folder."""
+def folder_signature(folder: Path) -> Signature:
+    """List (path, inode, size, time of change) of the files below a folder, links followed; none without a folder."""
     entries = []
     root = os.path.realpath(folder)
     for path, _, files in os.walk(root, followlinks=True):

@@ -1,4 +1,4 @@
-"""Keep both retrievers loaded and current: load them at start, exchange one when its files are another version."""
+"""Keep the retrievers loaded and current: load them at start, exchange one when its files are another version."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from sidecar.errors import EncoderError, SidecarError, StoreError
 from sidecar.replay.retriever import Pair, Retrievers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from structlog.typing import FilteringBoundLogger
 
+    from sidecar.replay.freeze import FrozenSource
     from sidecar.replay.retriever import Retriever
     from sidecar.replay.source import RetrieverSource
     from sidecar.store import Store
@@ -35,11 +38,11 @@ class WatchMetrics(Protocol):
 
 
 class Watcher:
-    """Load and reload the retrievers of the two roles."""
+    """Load and reload the retrievers: one source for each role, the frozen one only where there is such a copy."""
 
     def __init__(
         self,
-        sources: tuple[RetrieverSource, RetrieverSource],
+        sources: Sequence[RetrieverSource | FrozenSource],
         store: Store,
         *,
         metrics: WatchMetrics,
@@ -53,23 +56,23 @@ class Watcher:
         self._every = every_seconds
         self._loaded = [source.signature() for source in sources]
         self._before = list(self._loaded)
-        self._refused: list[object] = [None, None]
+        self._refused: list[object] = [None] * len(sources)
         self._now = asyncio.Event()
         self._current = asyncio.Event()
         self._current.set()
         self._outdated_since = 0.0
 
     async def load(self) -> Retrievers:
-        """Load both retrievers, one after the other (loading needs all cores and the memory of one more model).
+        """Load all retrievers, one after the other (loading needs all cores and the memory of one more model).
 
         Raises:
             EncoderError, VectorIndexError, StoreError: a part cannot be had.
         """
-        loaded = []
+        loaded: dict[str, Retriever] = {}
         for number, source in enumerate(self._sources):
             self._loaded[number] = self._before[number] = await asyncio.to_thread(source.signature)
-            loaded.append(await self._load(source, None))
-        return Retrievers(Pair(loaded[0], loaded[1]))
+            loaded[source.role] = await self._load(source, None)
+        return Retrievers(Pair(**loaded))
 
     async def run(self, retrievers: Retrievers) -> None:
         """Check the folders until cancelled; `check_now` cuts a wait short."""
@@ -145,7 +148,7 @@ class Watcher:
         )
         return True
 
-    async def _load(self, source: RetrieverSource, reuse: Retriever | None) -> Retriever:
+    async def _load(self, source: RetrieverSource | FrozenSource, reuse: Retriever | None) -> Retriever:
         known = []
         for digest, content in (await self._store.fingerprints()).items():
             try:

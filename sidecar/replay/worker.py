@@ -18,17 +18,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from sidecar.errors import DependencyError, StoreError
-from sidecar.replay.compare import observe
+from sidecar.replay.compare import Opinion, observe
+from sidecar.score_loss import TOLERANCE
 from sidecar.tasks import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
 
     from structlog.typing import FilteringBoundLogger
 
-    from sidecar.model import Observation, QueryEvent
-    from sidecar.replay.retriever import Pair, Retrievers
+    from sidecar.encoders.protocol import Vectors
+    from sidecar.model import Observation, QueryEvent, Ranking
+    from sidecar.replay.retriever import Pair, Retriever, Retrievers
     from sidecar.store import Store
 
 
@@ -63,12 +65,13 @@ class ReplayOptions:
     group: str
     k: int = 10
     rbo_p: float = 0.9
+    score_tolerance: float = TOLERANCE
     batch_size: int = 128
     batch_wait_seconds: float = 0.05
 
 
 class Replayer:
-    """Replay what arrives on `queue` until cancelled."""
+    """Replay what arrives on `queue` until cancelled. Each query is also offered to the frozen probes."""
 
     LAST_WRITE_SECONDS = 3.0
 
@@ -83,6 +86,7 @@ class Replayer:
         metrics: ReplayMetrics,
         log: FilteringBoundLogger,
         watcher: Freshness,
+        offer: Callable[[QueryEvent], None] = lambda _: None,
     ) -> None:
         self._queue = queue
         self._retrievers = retrievers
@@ -92,6 +96,7 @@ class Replayer:
         self._metrics = metrics
         self._log = log
         self._watcher = watcher
+        self._offer = offer
         self._encoder_label: str | None = None
         self._salt = store.keys.deployment.encode()[:16]
 
@@ -134,6 +139,8 @@ class Replayer:
     async def _answer(self, batch: Sequence[QueryEvent]) -> list[Observation]:
         loop = asyncio.get_running_loop()
         self._notice_label(batch)
+        for event in batch:
+            self._offer(event)
         await self._watcher.up_to_date()
         pair = self._retrievers.pair
         try:
@@ -153,9 +160,11 @@ class Replayer:
         """Answer and compare one batch; runs in the worker thread."""
         options, phase = self._options, self._metrics.phase
         texts = [event.query for event in batch]
-        deployed = pair.deployed.search(texts, options.k, phase)
-        reference = pair.reference.search(texts, options.k, phase)
+        deployed, _ = pair.deployed.search(texts, options.k, phase)
+        reference, vectors = self._opinion(pair.reference, texts, deployed)
+        frozen = self._opinion(pair.frozen, texts, deployed)[0] if pair.frozen is not None else None
         begin = time.perf_counter()
+        clusters = pair.reference.clusters
         observations = observe(
             batch,
             deployed,
@@ -163,10 +172,22 @@ class Replayer:
             pair.stack,
             k=options.k,
             p=options.rbo_p,
+            tolerance=options.score_tolerance,
             session_digest=[self._digest(event.session_id) for event in batch],
+            clusters=clusters.nearest(vectors) if clusters is not None else [None] * len(batch),
+            frozen=frozen,
         )
         phase("compare", time.perf_counter() - begin)
         return observations
+
+    def _opinion(self, other: Retriever, texts: Sequence[str], deployed: Sequence[Ranking]) -> tuple[Opinion, Vectors]:
+        """Let another retriever rank for the texts and score what the deployed one found; give its vectors too."""
+        phase = self._metrics.phase
+        rankings, vectors = other.search(texts, self._options.k, phase)
+        begin = time.perf_counter()
+        scores = other.index.scores(vectors, [ranking.ids for ranking in deployed])
+        phase(f"score_{other.role}", time.perf_counter() - begin)
+        return Opinion(rankings, scores), vectors
 
     async def _write(self, batch: Sequence[QueryEvent], observations: Sequence[Observation]) -> None:
         """Write the observations and acknowledge the rest of the batch, however long Redis is away."""

@@ -78,7 +78,7 @@ def test_what_kubernetes_injects_for_a_service_of_our_name_is_not_a_setting(file
         ({"redis": {"url": "http://x"}}, {}, "redis.url: must start with redis://"),
         ({"retrievers": {}}, {}, "retrievers.deployed: required, but not set"),
         ({"deployment": "a b"}, {}, "deployment = 'a b': string should match pattern"),
-        ({"judge": {"signal": "bleu"}}, {}, "judge.signal = 'bleu': input should be 'overlap', 'jaccard' or 'rbo'"),
+        ({"judge": {"signals": ["bleu"]}}, {}, "judge.signals.0 = 'bleu': input should be 'overlap', 'jaccard', 'rbo'"),
         ({"http": {"token": "t", "token_file": "f"}}, {}, "http: give the secret inline or as a file, not both"),
     ],
     ids=lambda value: None if isinstance(value, dict) else value[:40],

@@ -82,6 +82,7 @@ class TestStandardLibrary:
 class TestWriteCorpus:
     """The file that the demo indexes."""
 
+    @pytest.mark.slow
     def test_two_runs_write_the_same_bytes(self, tmp_path: Path) -> None:
         """The order and the content depend on the installation only."""
         counts = [corpus.write_corpus(tmp_path / name) for name in ("a", "b")]

@@ -44,7 +44,10 @@ def test_every_setting_and_metric_that_prose_mentions_exists():
     assert wrong == []
 
 
-COMMANDS = ["run", "config check", "config show", "index build", "status", "calibrate", "demo"]
+COMMANDS = [
+    "run", "config check", "config show", "index build", "status", "calibrate", "fixed", "freeze", "plan",
+    "observations", "replay-log", "demo",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -55,7 +55,7 @@ class Around:
 
 def metrics() -> Metrics:
     """Make the instruments of one sidecar with those of the intake."""
-    made = Metrics(signal=SIGNAL, k=10, version="0.1.0", threshold_weeks=26.0, now=lambda: NOW)
+    made = Metrics(signals=[SIGNAL], k=10, version="0.1.0", pages=26.0, tickets=4.0, now=lambda: NOW)
     made.registry.register(IntakeCollector())
     return made
 

@@ -209,7 +209,7 @@ async def test_verdicts_carry_everything_that_on_call_asks_for(around, http):
     async with http.get("/api/v1/verdicts") as answer:
         found = await answer.json()
     assert found["on_duty"] is True
-    assert found["signal"] == SIGNAL
+    assert found["signals"] == [SIGNAL]
     assert found["evidence_weeks"] >= found["threshold_weeks"] == 26.0
     assert found["alarm"] == around.judgement.alarm_id
     assert found["stack"]["deployed_encoder"] != found["accepted_stack"]["deployed_encoder"]
@@ -226,7 +226,7 @@ async def test_baselines_are_served_whole(around, http):
     around.judgement = drifted()
     async with http.get("/api/v1/baselines") as answer:
         found = await answer.json()
-    whole = found["baselines"]["all"]
+    whole = found["baselines"][SIGNAL]["all"]
     assert whole["channels"][0]["lower"] < whole["channels"][0]["mean"] < 1
     assert len(whole["channels"]) == 3
     assert found["accepted_stack"]["deployed_encoder"]

@@ -63,8 +63,8 @@ def full():
     names = [f"slice-{number:02d}" for number in range(20)]
     made.know_slices(["default", "other", *names])
     made.replayed(list(observations(["default", "other", *names])))
-    made.on_duty(True)
-    made.judged(judged(4400, ["default", "other", *names]), 4400)
+    made.judge.on_duty(True)
+    made.judge.judged(judged(4400, ["default", "other", *names]), 4400)
     for retriever in (retrievers().pair.deployed, retrievers().pair.reference):
         made.retriever_loaded(retriever)
     return made
@@ -169,8 +169,8 @@ def test_verdicts_appear_with_duty_and_disappear_without():
     made = metrics()
     judgement = judged(2600, drop_from=2000, shipped_from=2000)
     assert value(made, "drifted", signal=SIGNAL, slice="all") is None
-    made.on_duty(True)
-    made.judged(judgement, 2600)
+    made.judge.on_duty(True)
+    made.judge.judged(judgement, 2600)
     made.encoder_similarity("deployed", 0.9)
     for name in VERDICT_FAMILIES:
         for one in ("all", "legal", "support"):
@@ -179,18 +179,18 @@ def test_verdicts_appear_with_duty_and_disappear_without():
     assert value(made, "drift_start_timestamp_seconds", signal=SIGNAL, slice="all") > 0
     assert value(made, "stack_changed", part="deployed_encoder") == 1
     assert value(made, "stack_changed", part="reference_encoder") == 0
-    assert value(made, "pager_evidence_log10", signal=SIGNAL) >= value(made, "pager_threshold_log10", signal=SIGNAL)
-    assert value(made, "baseline_accepted_timestamp_seconds", signal=SIGNAL) == judgement.accepted_at > 0
-    made.on_duty(False)
+    assert value(made, "pager_evidence_log10") >= value(made, "pager_threshold_log10")
+    assert value(made, "baseline_accepted_timestamp_seconds", signal=SIGNAL) == judgement.first.accepted_at > 0
+    made.judge.on_duty(False)
     left = [key for key in samples(made) if key[0].removeprefix("rag_drift_") in VERDICT_FAMILIES]
     assert left == []
     assert value(made, "judge_active") == 0
     assert value(made, "stack_changed", part="deployed_encoder") == 0
-    assert value(made, "pager_evidence_log10", signal=SIGNAL) == -12
+    assert value(made, "pager_evidence_log10") == -12
     assert math.isnan(value(made, "encoder_similarity_ratio", role="deployed"))
-    made.on_duty(False)
-    made.on_duty(True)
-    made.judged(judgement, 0)
+    made.judge.on_duty(False)
+    made.judge.on_duty(True)
+    made.judge.judged(judgement, 0)
     assert value(made, "drifted", signal=SIGNAL, slice="all") == 1
 
 
@@ -198,18 +198,18 @@ def test_the_time_of_the_baseline_survives_a_restart():
     """A judge that comes back from its checkpoint still says since when the baseline is in force."""
     judgement = judged(1500)
     made = metrics()
-    made.judged(Judgement.from_state(judgement.to_state(), judgement.options), 0)
-    assert value(made, "baseline_accepted_timestamp_seconds", signal=SIGNAL) == judgement.accepted_at > 0
+    made.judge.judged(Judgement.from_state(judgement.to_state(), judgement.options), 0)
+    assert value(made, "baseline_accepted_timestamp_seconds", signal=SIGNAL) == judgement.first.accepted_at > 0
 
 
 def test_slices_of_a_given_up_calibration_disappear():
     """After a new calibration only the slices that are measured again have series."""
     made = metrics()
     judgement = judged(1500)
-    made.judged(judgement, 1500)
+    made.judge.judged(judgement, 1500)
     assert value(made, "baseline_ratio", signal=SIGNAL, slice="legal") > 0
     judgement.recalibrate("r1", 1.0, "ann", "new")
-    made.judged(judgement, 0)
+    made.judge.judged(judgement, 0)
     assert value(made, "baseline_ratio", signal=SIGNAL, slice="legal") is None
     assert value(made, "baseline_ratio", signal=SIGNAL, slice="all") == 0
     assert value(made, "baseline_accepted_timestamp_seconds", signal=SIGNAL) == 0

@@ -209,6 +209,74 @@ class TestSearch:
         assert np.array_equal(index.vectors(np.array([3, 0])), matrix[[3, 0]])
 
 
+class TestScores:
+    """What documents that somebody else found are worth here."""
+
+    @settings(deadline=None, max_examples=60)
+    @given(seed=st.integers(0, 10_000), size=st.integers(1, 60), k=st.integers(1, 20))
+    def test_a_pair_has_the_score_that_the_search_gives_it(
+        self, tmp_path_factory: pytest.TempPathFactory, seed: int, size: int, k: int
+    ) -> None:
+        """To the last bit, whatever is asked with it: members of the top k reach the k-th score, others never pass it.
+
+        A regret out of rounding is thereby impossible. Rows are drawn with repetition, so that ties occur.
+        """
+        generator = np.random.default_rng(seed)
+        matrix = unit_rows(30, seed, 384)[generator.integers(0, 30, size)]
+        ids = [f"d{number}" for number in generator.permutation(size)]
+        queries = unit_rows(4, seed + 1, 384)
+        index = index_of(tmp_path_factory.mktemp("scores") / "index", ids, matrix)
+        everything = index.scores(queries, [ids] * len(queries))
+        for ranking, scores in zip(index.search(queries, k), everything, strict=True):
+            found = dict(zip(ids, scores, strict=True))
+            assert tuple(found[one] for one in ranking.ids) == ranking.scores
+            outside = [score for one, score in found.items() if one not in ranking.ids]
+            assert all(score <= ranking.scores[-1] for score in outside)
+        shuffled = [list(generator.permutation(ids)[: generator.integers(0, size + 1)]) for _ in queries]
+        for wanted, scores, row in zip(shuffled, index.scores(queries, shuffled), everything, strict=True):
+            assert scores == tuple(row[ids.index(one)] for one in wanted)
+
+    def test_a_document_that_is_not_there_has_no_score(self, tmp_path: Path) -> None:
+        """Ids before, between and behind those of the index are unknown, not 0, wherever they stand in the list."""
+        index = index_of(tmp_path / "index", ["b", "d"], unit_rows(2, 1))
+        ((a, b, c, d, e), nothing, (only,)) = index.scores(unit_rows(3, 2), [list("abcde"), [], ["aa"]])
+        assert a is c is e is only is None
+        assert nothing == ()
+        assert isinstance(b, float)
+        assert isinstance(d, float)
+        assert index.scores(unit_rows(0, 1), []) == []
+
+    def test_many_pairs_are_scored_in_bounded_memory(self, tmp_path: Path) -> None:
+        """64 queries with 500 documents each are 32,000 pairs: at once they would take 98 MB as float64, twice.
+
+        Steps of 4,096 pairs take 25 MB for two arrays; rows, ids and results of all pairs some 100 bytes each.
+        """
+        import tracemalloc
+
+        ids = [f"d{number:03d}" for number in range(500)]
+        index = index_of(tmp_path / "index", ids, unit_rows(500, 1, 384))
+        queries = unit_rows(64, 2, 384)
+        tracemalloc.start()
+        found = index.scores(queries, [ids] * 64)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(found[63]) == 500
+        assert peak < 60e6
+
+    def test_what_cannot_be_scored_is_refused(self, tmp_path: Path) -> None:
+        """Another width, numbers that are not finite, another number of lists and a closed index name their rule."""
+        index = index_of(tmp_path / "index", ["a"], unit_rows(1, 1))
+        with pytest.raises(VectorIndexError, match=r"rule: \(n, 16\)"):
+            index.scores(unit_rows(1, 1, 8), [["a"]])
+        with pytest.raises(VectorIndexError, match="not finite"):
+            index.scores(np.full((1, DIMENSION), np.nan, "f4"), [["a"]])
+        with pytest.raises(VectorIndexError, match="2 lists of ids and 1 query vectors"):
+            index.scores(unit_rows(1, 1), [["a"], ["a"]])
+        index.close()
+        with pytest.raises(VectorIndexError, match="is closed"):
+            index.scores(unit_rows(1, 1), [["a"]])
+
+
 class TestEncoderOfAnIndex:
     """An index belongs to one encoder's documents."""
 

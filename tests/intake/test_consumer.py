@@ -107,6 +107,7 @@ async def test_malformed_entries_go_to_the_dead_letters_and_never_stop_the_loop(
     assert "secret" not in caplog.text
 
 
+@pytest.mark.slow
 async def test_dead_letters_are_bounded(redis, bench):
     """A flood of broken entries keeps about the configured number, at a bounded size each.
 

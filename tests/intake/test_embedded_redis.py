@@ -71,6 +71,7 @@ def test_it_starts_again_on_the_same_port(own_redis):
     assert own_redis.port == port
 
 
+@pytest.mark.slow
 def test_a_password_is_in_the_url_and_not_in_the_process_list(redis_binary):
     """Other users of the machine neither get in nor see how."""
     with EmbeddedRedis(redis_binary, password="s3cret-Word_1") as server:

@@ -77,6 +77,7 @@ async def test_everything_flushed_is_survived(redis, running):
     await stop(task)
 
 
+@pytest.mark.slow
 async def test_redis_stopped_and_started_on_the_same_port(own_redis, running):
     """The outage is waited out with growing pauses, counted, and the work goes on."""
     client = connect(own_redis.url)
@@ -127,6 +128,7 @@ async def test_acknowledgements_that_failed_are_given_later(own_redis, bench):
     await client.aclose()
 
 
+@pytest.mark.slow
 async def test_a_wrong_password_says_what_to_do_and_shows_nothing(redis_binary, bench, caplog):
     """Neither error nor log hold the password or the user."""
     caplog.set_level(logging.DEBUG)

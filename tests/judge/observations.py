@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sidecar.judge.judgement import JudgeOptions
+from sidecar.judge.options import JudgeOptions
 from sidecar.model import Observation, Stack
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ STEP = 300.0
 
 def options(**changes: object) -> JudgeOptions:
     """Give options with a short calibration: 1,000 queries, 400 for a slice, one day."""
-    values = {"signal": SIGNAL, "min_queries": 1000, "min_slice_queries": 400, "min_days": 1.0, **changes}
+    values = {"signals": (SIGNAL,), "min_queries": 1000, "min_slice_queries": 400, "min_days": 1.0, **changes}
     return JudgeOptions(**values)  # type: ignore[arg-type]
 
 

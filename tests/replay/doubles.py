@@ -14,6 +14,7 @@ import numpy as np
 from sidecar.encoders.fingerprint import SENTINELS, Fingerprint
 from sidecar.errors import EncoderError
 from sidecar.model import Ranking
+from sidecar.replay.clusters import Clusters
 from sidecar.replay.retriever import Pair, Retriever, Retrievers
 
 if TYPE_CHECKING:
@@ -56,8 +57,16 @@ class Index:
     dimension = DIMENSION
 
     def search(self, vectors, k):
-        """Rank the ten documents from the one that the vector names."""
-        return [Ranking(tuple(f"d{(int(row[0]) + i) % 10}" for i in range(min(k, 10)))) for row in vectors]
+        """Rank the ten documents from the one that the vector names; the scores descend from 1 in steps of 0.1."""
+        ids = [tuple(f"d{(int(row[0]) + i) % 10}" for i in range(min(k, 10))) for row in vectors]
+        return [Ranking(names, scores) for names, scores in zip(ids, self.scores(vectors, ids), strict=True)]
+
+    def scores(self, vectors, ids):
+        """Score each document by its place in the ranking."""
+        return [
+            tuple(1.0 - (int(one[1:]) - int(row[0])) % 10 / 10 for one in wanted)
+            for row, wanted in zip(vectors, ids, strict=True)
+        ]
 
     def close(self):
         """Nothing to let go of."""
@@ -69,10 +78,11 @@ def fingerprint(name: str) -> Fingerprint:
     return Fingerprint(name.ljust(12, "0"), name.ljust(12, "0"), vectors, vectors.copy())
 
 
-def retrievers(gate: threading.Event | None = None) -> Retrievers:
-    """Give a pair of doubles that agree on every query."""
-    sides = [
-        Retriever(role, Encoder(gate if role == "deployed" else None), Index(), fingerprint(role), index_matches=True)
-        for role in ("deployed", "reference")
-    ]
-    return Retrievers(Pair(*sides))
+def retrievers(gate: threading.Event | None = None, *, frozen: bool = False) -> Retrievers:
+    """Give doubles that agree on every query; the reference's documents lie in a cluster for each axis."""
+    sides = {}
+    for role in ("deployed", "reference", "frozen")[: 3 if frozen else 2]:
+        encoder = Encoder(gate if role == "deployed" else None)
+        clusters = Clusters(np.eye(DIMENSION)) if role == "reference" else None
+        sides[role] = Retriever(role, encoder, Index(), fingerprint(role), index_matches=True, clusters=clusters)
+    return Retrievers(Pair(**sides))

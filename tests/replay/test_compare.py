@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.model import QueryEvent, Ranking, Stack
-from sidecar.replay.compare import MEASURES, observe, signal_names
+from sidecar.replay.compare import MEASURES, SCORE_MEASURES, Opinion, observe, signal_names
 
 STACK = Stack("a", "b", "c", "d")
 
@@ -20,12 +20,27 @@ def event(served=None, scores=None, **changes) -> QueryEvent:
     return QueryEvent("1-0", "text", 5.0, served=ranking, **changes)
 
 
-def values(one, deployed, reference="abcdefghij", k=10):
-    """Observe one event and give its values."""
+def opinion(deployed, ranked, known=None) -> Opinion:
+    """Give what a retriever says that scores its documents 1, 0.95 and so on, and others of `known` 0.05."""
+    scores = {name: (20 - place) / 20 for place, name in enumerate(ranked)}
+    all_known = dict.fromkeys(deployed if known is None else known, 0.05) | scores
+    ranking = Ranking(tuple(ranked), tuple(all_known[name] for name in ranked))
+    return Opinion([ranking], [tuple(all_known.get(name) for name in deployed)])
+
+
+def observed(one, deployed, reference="abcdefghij", k=10, *, known=None, frozen=None, digest=None, cluster=None):
+    """Observe one event."""
+    accepted = None if frozen is None else opinion(deployed, frozen, known)
     (result,) = observe(
-        [one], [Ranking(tuple(deployed))], [Ranking(tuple(reference))], STACK, k=k, p=0.9, session_digest=[None]
-    )
-    return result.values
+        [one], [Ranking(tuple(deployed))], opinion(deployed, reference, known), STACK, k=k, p=0.9, tolerance=0.02,
+        session_digest=[digest], clusters=[cluster], frozen=accepted,
+    )  # fmt: skip
+    return result
+
+
+def values(*arguments, **changes):
+    """Observe one event and give its values."""
+    return observed(*arguments, **changes).values
 
 
 def test_three_rankings_give_every_signal():
@@ -37,14 +52,35 @@ def test_three_rankings_give_every_signal():
     assert found["top1"] == 1.0
     assert found["tau_ap@10"] == 1.0
     assert found["fidelity@10"] == 1.0
+    assert found["tolerant@10"] == 0.5
+    assert found["regret@10"] == pytest.approx((0.75 + 0.7 + 0.65 + 0.6 + 0.55 - 5 * 0.05) / 10)
+    assert found["known@10"] == 1.0
+
+
+def test_a_frozen_copy_adds_its_own_signals():
+    """They are of the deployed ranking against the frozen one, and leave those against the reference alone."""
+    found = values(event("abcdefghij"), "abcdefghij", "abcdeklmno", frozen="abcdefghxy")
+    assert set(found) == set(signal_names(10, frozen=True))
+    assert found["frozen_overlap@10"] == found["frozen_tolerant@10"] == 0.8
+    assert found["frozen_known@10"] == 1.0
+    alone = values(event("abcdefghij"), "abcdefghij", "abcdeklmno")
+    assert {name: value for name, value in found.items() if not name.startswith("frozen_")} == alone
+
+
+def test_documents_that_the_reference_lacks_are_counted_and_not_regretted():
+    """A corpus that grew on the deployed side only shows as such; without any known document there is no regret."""
+    grown = values(event(), "NabcdefghM", known="abcdefghij")
+    assert (grown["tolerant@10"], grown["known@10"], grown["regret@10"]) == (0.8, 0.8, 0.0)
+    foreign = values(event(), "KLMNOPQRST", known="abcdefghij")
+    assert (foreign["tolerant@10"], foreign["known@10"]) == (0.0, 0.0)
+    assert "regret@10" not in foreign
 
 
 def test_an_observation_keeps_what_the_event_said_and_not_its_text():
-    """Id, time, slice, weight, session digest and step travel on; the text does not."""
-    one = event(slice="legal", weight=4.0, session_id="s", step=2)
-    (result,) = observe([one], [Ranking(("a",))], [Ranking(("a",))], STACK, k=10, p=0.9, session_digest=["0f"])
+    """Id, time, slice, weight, session digest, step and cluster travel on; the text does not."""
+    result = observed(event(slice="legal", weight=4.0, session_id="s", step=2), "a", "a", digest="0f", cluster=7)
     assert (result.entry_id, result.at, result.slice, result.weight) == ("1-0", 5.0, "legal", 4.0)
-    assert (result.session, result.step, result.stack) == ("0f", 2, STACK)
+    assert (result.session, result.step, result.stack, result.cluster) == ("0f", 2, STACK, 7)
     assert "text" not in repr(dataclasses.asdict(result))
 
 
@@ -79,8 +115,12 @@ def test_fidelity_is_compared_as_deep_as_the_service_went(one, expected):
 def test_a_batch_of_different_depths_keeps_each_value_with_its_event():
     """Grouping by depth must not mix up whose number is whose."""
     events = [event("ab"), event(None), event("xyz"), event("ax", top_k=2), event("abc"), event("zz", filtered=True)]
-    ranking = Ranking(tuple("abcdefghij"))
-    found = observe(events, [ranking] * 6, [ranking] * 6, STACK, k=10, p=0.9, session_digest=[None] * 6)
+    ranking = Ranking(tuple("abcdefghij"), tuple(place / 10 for place in range(10, 0, -1)))
+    reference = Opinion([ranking] * 6, [ranking.scores] * 6)
+    none = [None] * 6
+    found = observe(
+        events, [ranking] * 6, reference, STACK, k=10, p=0.9, tolerance=0.02, session_digest=none, clusters=none
+    )
     assert [one.values.get("fidelity@10") for one in found] == [1.0, None, 0.0, 0.5, 1.0, None]
 
 
@@ -106,7 +146,8 @@ def test_short_and_empty_rankings_are_defined_and_tau_is_absent_below_two_shared
     found = values(event(), deployed, reference)
     assert found["overlap@10"] == overlap
     assert ("tau_ap@10" in found) is tau
-    assert {f"{name}@10" for name in ("jaccard", "rbo")} | {"top1"} <= set(found)
+    assert {f"{name}@10" for name in ("jaccard", "rbo", "tolerant", "regret", "known")} | {"top1"} <= set(found)
+    assert found["tolerant@10"] >= overlap
 
 
 @pytest.mark.parametrize(("reference", "expected"), [("abcd", 1.0), ("dcba", 0.0)])
@@ -124,4 +165,4 @@ def test_every_value_lies_between_zero_and_one(deployed, reference, served, top_
     found = values(event(served, top_k=top_k), deployed, reference, k=k)
     assert set(found) <= set(signal_names(k))
     assert all(0.0 <= value <= 1.0 for value in found.values())
-    assert len(set(signal_names(k))) == len(MEASURES) + 1
+    assert len(set(signal_names(k))) == len(MEASURES) + len(SCORE_MEASURES) + 1

@@ -117,7 +117,7 @@ def bench(redis, tmp_path, base, monkeypatch) -> Bench:
 
 def ranked(retriever) -> list[str]:
     """Search with a retriever, so that it is known to work."""
-    (ranking,) = retriever.search(["can I send my order back?"], 3, lambda *_: None)
+    (ranking,), _ = retriever.search(["can I send my order back?"], 3, lambda *_: None)
     return list(ranking.ids)
 
 

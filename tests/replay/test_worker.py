@@ -12,6 +12,7 @@ import structlog
 
 from sidecar.model import QueryEvent
 from sidecar.redis_edge import connect
+from sidecar.replay.compare import signal_names
 from sidecar.replay.worker import Replayer, ReplayOptions
 from sidecar.store import START, Store
 from tests.replay.doubles import retrievers
@@ -142,8 +143,56 @@ async def test_every_query_is_observed_and_acknowledged_in_order(redis):
     assert bench.metrics.failures == []
     names = {name for name, _ in bench.metrics.phases}
     assert names == {
-        "gather", "encode_deployed", "search_deployed", "encode_reference", "search_reference", "compare", "record",
+        "gather", "encode_deployed", "search_deployed", "encode_reference", "search_reference", "score_reference",
+        "compare", "record",
     }  # fmt: skip
+
+
+async def test_a_frozen_copy_is_replayed_for_real(redis):
+    """It encodes, searches and scores every query itself, also with nothing changed, and is named in the stack."""
+    bench = Bench(redis, retrievers_=retrievers(frozen=True))
+    await bench.deliver([f"query {i}" for i in range(20)])
+    async with bench.running():
+        await until(lambda: len(bench.metrics.observations) == 20)
+    frozen = bench.retrievers.pair.frozen
+    assert frozen.encoder.batches == bench.batches
+    assert {"encode_frozen", "search_frozen", "score_frozen"} <= {name for name, _ in bench.metrics.phases}
+    for _, one in await bench.store.observations_after(START, count=20, block_seconds=0.01):
+        assert (one.stack.frozen_encoder, one.stack.frozen_index) == (frozen.fingerprint.digest, "double")
+        assert set(one.values) == set(signal_names(10, frozen=True)) - {"fidelity@10"}
+        assert one.values["frozen_overlap@10"] == one.values["frozen_tolerant@10"] == 1.0
+
+
+async def test_a_query_gets_the_cluster_of_its_reference_vector(redis):
+    """The cluster is that of the centre closest to the reference's vector, and reads back from Redis."""
+    bench = Bench(redis)
+    texts = [f"query {i}" for i in range(20)]
+    await bench.deliver(texts)
+    async with bench.running():
+        await until(lambda: len(bench.metrics.observations) == 20)
+    expected = bench.retrievers.pair.reference.encoder.encode_queries(texts).argmax(axis=1).tolist()
+    read = await bench.store.observations_after(START, count=20, block_seconds=0.01)
+    assert [one.cluster for _, one in read] == [one.cluster for one in bench.metrics.observations] == expected
+    assert len(set(expected)) == 4
+
+
+async def test_observations_of_an_earlier_version_still_read(redis):
+    """Without a cluster, and with the four parts that a stack had, an observation is whole."""
+    bench = Bench(redis)
+    await bench.deliver(["query"])
+    async with bench.running():
+        await until(lambda: bench.metrics.observations)
+    key = bench.store.keys.observations
+    ((_, fields),) = await redis.xrange(key)
+    assert fields[b"k"].count(b"|") == 3  # an earlier version can read what is written without a frozen copy
+    del fields[b"c"]
+    await redis.delete(key)
+    await redis.xadd(key, fields)
+    ((_, old),) = await bench.store.observations_after(START, count=1, block_seconds=0.01)
+    (new,) = bench.metrics.observations
+    assert old.cluster is None
+    assert old.stack == new.stack
+    assert (old.stack.frozen_encoder, old.stack.frozen_index) == ("", "")
 
 
 async def test_queries_that_come_close_together_share_a_batch(redis):
@@ -249,6 +298,7 @@ async def test_a_write_waits_until_redis_is_back(own_redis):
     await client.aclose()
 
 
+@pytest.mark.slow
 async def test_memory_stays_bounded_while_redis_is_away(own_redis):
     """The loop holds one batch being written and one answered; the rest waits in the queue and in Redis."""
     client = connect(own_redis.url, retries=0)

@@ -155,11 +155,11 @@ async def test_the_audit_trail_reads_newest_first_with_its_kinds(redis):
     store = Store(redis, "test")
     await store.hold_lease("one", 60)
     alarm = Alarm(
-        "7-0", 2.0, "overlap@10", "legal", 30.0, 26.0, 0.7, 0.4, 0.43, 0.3, 0.5, 1.5, 120, ("deployed_encoder",),
-        STACK, STACK, 0.1, 1000,
+        "7-0", 2.0, "overlap@10", "legal", "minor", 30.0, 26.0, 0.7, 0.4, 0.43, 0.3, 0.5, 1.5, 120,
+        ("deployed_encoder",), STACK, STACK, 0.1, 1000,
     )  # fmt: skip
     await store.checkpoint("one", {"last": "1-0"}, [baseline(), alarm])
-    await store.checkpoint("one", {"last": "2-0"}, [CalibrationStarted("r1", 3.0, "overlap@10", "ann", "new model")])
+    await store.checkpoint("one", {"last": "2-0"}, [CalibrationStarted("r1", 3.0, "ann", "new model")])
     trail = await store.audit()
     assert [event["kind"] for event in trail] == ["calibration_started", "alarm", "baseline_accepted"]
     expected = json.loads(json.dumps(dataclasses.asdict(alarm)))
@@ -223,18 +223,23 @@ async def test_a_damaged_audit_trail_is_a_store_error_that_names_the_key(redis, 
         {"k": "a|b|c"}, {"p": "first"}, {"s": b"\xff"}, {"e": None},
     ],
 )  # fmt: skip
-async def test_a_damaged_observation_is_a_store_error(redis, change):
-    """An observation that cannot be read is refused by name of its defect, whatever part is damaged."""
+async def test_a_damaged_observation_does_not_hide_those_behind_it(redis, change):
+    """An observation that cannot be read is None, whatever part is damaged; the next one is read."""
     store = Store(redis, "test")
     ids = await deliver(redis, 1)
     await store.record(STREAM, GROUP, [observation(ids[0])])
     (_, fields) = (await redis.xrange(store.keys.observations))[0]
+    sound = dict(fields)
     for name, value in change.items():
         fields.pop(name.encode()) if value is None else fields.update({name.encode(): value})
     await redis.delete(store.keys.observations)
     await redis.xadd(store.keys.observations, fields)
-    with pytest.raises(StoreError, match="observation"):
-        await store.observations_after(START, count=1, block_seconds=0.1)
+    await redis.xadd(store.keys.observations, sound)
+    (_, damaged), (last, read) = await store.observations_after(START, count=2, block_seconds=0.1)
+    assert damaged is None
+    assert read == observation(ids[0])
+    assert [one async for one in store.observations_before(last)] == [read]
+    assert [one async for one in store.all_observations()] == [(last, read)]
 
 
 @pytest.mark.parametrize("name", ["judge", "lease", "request", "audit", "observations", "fingerprints"])

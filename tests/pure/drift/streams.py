@@ -7,7 +7,7 @@ entries, so every law here is a law on multiples of 2^-14 and is the same in the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import comb, exp, lgamma
 
 import numpy as np
@@ -182,7 +182,7 @@ def baseline_of(atoms, per_day, first=0):
 def stacked(baselines):
     """Stack the bets of many detectors along a leading axis."""
     each = [bets(baseline) for baseline in baselines]
-    return Bets(*(np.stack([getattr(one, name) for one in each]) for name in ("lam", "null", "penalty", "weights")))
+    return Bets(*(np.stack([getattr(one, part.name) for one in each]) for part in fields(Bets)))
 
 
 def first_pages(streams, detectors, limit, threshold=26.0, *, stop_when_all=False, piece=1_000):

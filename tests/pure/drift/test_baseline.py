@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sidecar.drift.baseline import Baseline, _loss_size, estimate_baseline, margin
+from sidecar.drift.baseline import Baseline, estimate_baseline, loss_size, margin
 from sidecar.drift.calibration import Calibration
 from sidecar.drift.channels import channel_values
 from tests.pure.drift.streams import (
@@ -45,7 +45,7 @@ def test_the_margin_of_a_share_is_missed_at_most_as_often_as_it_says_exactly(n):
     ends = np.array([0.0, 1.0])
     lower = np.array(
         [
-            1 - p - margin(s, _loss_size(np.array([k, n - k]), ends, 1 - p), 1.0, n, 0.01)
+            1 - p - margin(s, loss_size(np.array([k, n - k]), ends, 1 - p), 1.0, n, 0.01)
             for k, p, s in zip(losses, share, sd, strict=True)
         ]
     )
@@ -66,7 +66,7 @@ def test_the_margin_of_overlap_is_missed_about_as_often_as_it_says(law, n):
     means = counts @ x / n
     sds = np.sqrt((counts @ x**2 - n * means**2) / (n - 1))
     lower = [
-        mean - margin(sd, _loss_size(row, x, mean), 1.0, n, 0.01)
+        mean - margin(sd, loss_size(row, x, mean), 1.0, n, 0.01)
         for mean, sd, row in zip(means, sds, counts, strict=True)
     ]
     assert np.mean(np.array(lower) > mean_of(law)) <= 0.0121

@@ -107,6 +107,7 @@ def test_a_channel_that_was_at_zero_has_no_drop():
     assert drop_interval(channel(mean=0.0, sd=0.0), Moments(10, 1.0, 1.0), 0.05, starts=1) == Interval(0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_after_a_drop_of_a_tenth_the_start_and_the_size_are_right():
     """After a -10 % change (bar 12, 200 streams): start, interval at the alarm, interval from the alarm on.
 

@@ -41,6 +41,7 @@ def test_lost_neighbours_are_found_in_time(drop, median, limit):
     assert np.median(delay) <= median
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("drop", "median", "limit"), [(0.10, 1_400, 8_000), (0.20, 330, 3_000)])
 def test_a_lower_mean_is_found_in_a_daily_wave_with_bursts(drop, median, limit):
     """The same drop inside a realistic stream (bar 7)."""
@@ -49,6 +50,7 @@ def test_a_lower_mean_is_found_in_a_daily_wave_with_bursts(drop, median, limit):
     assert np.median(delay) <= median
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("drop", "median", "limit"), [(0.01, 680, 4_000), (0.02, 190, 1_500), (0.05, 55, 800)])
 def test_small_losses_are_found_against_a_frozen_reference(drop, median, limit):
     """Overlap of .98 with a frozen copy, neighbours lost with a small probability (bar 9), three channels.

@@ -15,6 +15,7 @@ from sidecar.drift.calibration import Calibration
 from sidecar.drift.channels import channel_values
 from sidecar.drift.esr import (
     CAP,
+    LONGEST_STAKE,
     WEEK_SECONDS,
     DetectorState,
     bets,
@@ -178,20 +179,24 @@ def test_evidence_is_capped_and_comes_back_down():
 
 
 def test_the_first_value_and_the_past_stake_nothing():
-    """Stake is elapsed time: none at the first value or for one older than the newest, else the gap."""
+    """Stake is elapsed time: none at the first value or for one older than the newest; at most 6 hours."""
     wagers = bets(baseline_from([50, 60, 70, 80] * 50))
     state = step(wagers, initial_state(wagers), 0, ORIGIN)
     assert evidence(wagers, state) == 0.0
     state = step(wagers, state, 0, ORIGIN - 9_999.0)
     assert evidence(wagers, state) == 0.0
     assert state.last_time == ORIGIN
-    state = step(wagers, state, 70, ORIGIN + WEEK_SECONDS)
-    hour = int((ORIGIN + WEEK_SECONDS) // 3_600) % 24
-    assert state.sr == pytest.approx(np.exp(log_factors(wagers, channel_values(70), hour)))
+    for gap, weeks in ((WEEK_SECONDS / 64, 1 / 64), (52 * WEEK_SECONDS, LONGEST_STAKE)):
+        later = step(wagers, state, 70, ORIGIN + gap)
+        hour = int((ORIGIN + gap) // 3_600) % 24
+        assert later.sr == pytest.approx(weeks * np.exp(log_factors(wagers, channel_values(70), hour)))
 
 
 def test_one_step_follows_the_formula():
-    """R <- (R + gamma) L and C <- max(C, 0) + log L, written out by hand for one bet."""
+    """R <- (R + gamma) L and C <- max(C, 0) + log L', written out by hand for one bet.
+
+    L bets against the null (.78, in every hour .01 more), L' against the accepted mean (.80 and .01).
+    """
     channel = ChannelBaseline(
         mean=0.8, sd=0.2, kappa=1.5, n=900, loss=1.0, offsets=(0.01,) * 24, lower=0.78, tolerance=0.0
     )
@@ -199,10 +204,11 @@ def test_one_step_follows_the_formula():
     d = 0.78 * 0.6
     lam = min(d / (1.5 * 0.04 + d * d), 0.95 / (1 - 0.79))
     price = lam**2 * 0.5 * 0.04 / 2
-    state = run(wagers, initial_state(wagers), [(40, ORIGIN), (90, ORIGIN + WEEK_SECONDS / 4)])
+    state = run(wagers, initial_state(wagers), [(40, ORIGIN), (90, ORIGIN + WEEK_SECONDS / 64)])
     factor = (1 + lam * (0.79 - 0.9)) * math.exp(-price)
-    assert state.sr[0, -1] == pytest.approx(0.25 * factor, rel=1e-12)
-    assert state.cusum[0, -1] == pytest.approx(math.log(1 + lam * (0.79 - 0.4)) - price + math.log(factor), rel=1e-12)
+    assert state.sr[0, -1] == pytest.approx(factor / 64, rel=1e-12)
+    first, second = (math.log(1 + lam * (0.81 - value)) - price for value in (0.4, 0.9))
+    assert state.cusum[0, -1] == pytest.approx(first + second, rel=1e-12)
     assert (state.n, state.total, state.squares) == (2, 130, 40**2 + 90**2)
 
 

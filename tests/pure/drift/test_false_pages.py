@@ -92,6 +92,7 @@ def test_the_time_to_a_false_alarm_is_at_least_the_threshold(law):
     assert stake.mean() <= 10 * threshold
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("environment", "bar"),
     [(IID, 35), (DIURNAL_BURSTS, 60), (STRONG, 68)],
@@ -102,6 +103,7 @@ def test_few_of_200_unchanged_streams_page_in_26_weeks(environment, bar):
     assert (null_pages(base_law(), environment, 200, 364_000, seed=104) >= 0).sum() <= bar
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("diurnal", "bursts", "bar"),
     [(0, 0, 4), (0.02, 0.03, 8), (0.05, 0.03, 9)],
