@@ -173,18 +173,23 @@ def status(as_json: bool, **flags: Any) -> None:
     asyncio.run(show_status(settings, as_json=as_json))
 
 
+def _ask_judge(kind: str, by: str, why: str, flags: dict[str, Any]) -> None:
+    """Leave a person's request for the judge on duty."""
+    settings = _loader(**flags)()
+    import asyncio  # noqa: PLC0415
+
+    from sidecar.operate import ask_judge  # noqa: PLC0415
+
+    asyncio.run(ask_judge(settings, kind, by=by, why=why))
+
+
 @rag_drift.command()
 @_settings_options
 @click.option("--by", required=True, help="Who asks.")
 @click.option("--why", required=True, help="Why the present behaviour is to be accepted.")
 def calibrate(by: str, why: str, **flags: Any) -> None:
     """Give up the baselines and the alarm; measure the present behaviour as the new normal."""
-    settings = _loader(**flags)()
-    import asyncio  # noqa: PLC0415
-
-    from sidecar.operate import ask_judge  # noqa: PLC0415
-
-    asyncio.run(ask_judge(settings, "recalibrate", by=by, why=why))
+    _ask_judge("recalibrate", by, why, flags)
 
 
 @rag_drift.command()
@@ -193,12 +198,7 @@ def calibrate(by: str, why: str, **flags: Any) -> None:
 @click.option("--why", required=True, help="What was repaired.")
 def fixed(by: str, why: str, **flags: Any) -> None:
     """End the open alarm because its cause is repaired; the baselines stay."""
-    settings = _loader(**flags)()
-    import asyncio  # noqa: PLC0415
-
-    from sidecar.operate import ask_judge  # noqa: PLC0415
-
-    asyncio.run(ask_judge(settings, "fixed", by=by, why=why))
+    _ask_judge("fixed", by, why, flags)
 
 
 @rag_drift.command()

@@ -18,6 +18,7 @@ from sidecar.drift.confidence import Moments
 from sidecar.drift.evidence import Sample
 from sidecar.encoders.fingerprint import Fingerprint
 from sidecar.errors import DataError, DependencyError, EncoderError
+from sidecar.replay.frozen import SupersededError
 from sidecar.replay.inspection import STEP_SECONDS, Elsewhere, Inspected, Inspection, Record, inspect
 
 if TYPE_CHECKING:
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
     from sidecar.store import Store
 
 LOOK_SECONDS = 2.0
-
-
-class SupersededError(Exception):
-    """A retriever was exchanged during the inspection."""
 
 
 class DiagnosisMetrics(Protocol):

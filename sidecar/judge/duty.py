@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -159,8 +159,7 @@ class Judge:
         self._unsaved += 1 if fed or self._unsaved else 0
         events = self._events
         if events or heard or self._unsaved >= SAVED_EVERY:
-            state = {"last": self._last, "last_run": self._last_run, **judgement.to_state()}
-            if not await self._store.checkpoint(self._token, state, events):
+            if not await self._store.checkpoint(self._token, self._state(judgement), events):
                 return False
             self._unsaved, self._events = 0, []
         for event in events:
@@ -171,6 +170,10 @@ class Judge:
             level(fields.pop("kind"), **fields)
         self._metrics.judged(judgement, fed)
         return True
+
+    def _state(self, judgement: Judgement) -> dict[str, Any]:
+        """Give what a checkpoint holds: the state and the last entries that it counts."""
+        return {"last": self._last, "last_run": self._last_run, **judgement.to_state()}
 
     async def _resume(self) -> Judgement:
         """Continue from the checkpoint, or begin at the oldest observation that is kept."""
@@ -237,10 +240,9 @@ class Judge:
         """Write what the last checkpoints did not, so that the successor need not judge it again."""
         if self.judgement is None or not self._unsaved or self._events:
             return  # events are told with the state that they belong to, or by the successor who finds them again
-        state = {"last": self._last, "last_run": self._last_run, **self.judgement.to_state()}
         try:
             async with asyncio.timeout(2):
-                await self._store.checkpoint(self._token, state)
+                await self._store.checkpoint(self._token, self._state(self.judgement))
         except (StoreError, TimeoutError):
             self._log.info("checkpoint_left_unwritten")
 

@@ -199,12 +199,7 @@ class Judgement:
 
     def mix(self, queries: int | None = None) -> tuple[Split | None, Split | None]:
         """Split the change of the first signal's level over the last `queries` by slices, and by clusters in them."""
-        whole = self.first.tracks[WHOLE_STREAM].baseline
-        inflation = 1.0 if whole is None else whole.channels[0].kappa
-        by_slice, by_cluster = (
-            split(one.before, one.after(queries), inflation=inflation) for one in (self.slices, self.clusters)
-        )
-        return by_slice, by_cluster
+        return self._split(self.slices, queries), self._split(self.clusters, queries)
 
     def whole_weights(self) -> dict[str, float]:
         """Give the weight that the whole stream of each judged signal has in the pager."""
@@ -307,6 +302,11 @@ class Judgement:
             watch.take_whole(session.value, session.at, str(min(session.steps, LONG_SESSION)), learning=learning)
         return [(watch, [WHOLE_STREAM])]
 
+    def _split(self, groups: MixWatch, queries: int | None) -> Split | None:
+        whole = self.first.tracks[WHOLE_STREAM].baseline
+        inflation = 1.0 if whole is None else whole.channels[0].kappa
+        return split(groups.before, groups.after(queries), inflation=inflation)
+
     def _judged(self) -> Judged:
         judged = {signal: weights for signal, watch in self.watches.items() if (weights := watch.weights())}
         return {
@@ -334,7 +334,7 @@ class Judgement:
         watch, track = self.watches[signal], judged[signal, name][1]
         self._open(identity, proved(judged, self.options))
         track.mark_drifted(observation.at, drop.level)
-        by_slice, _ = self.mix(track.start.n if track.start is not None else None)
+        by_slice = self._split(self.slices, track.start.n if track.start is not None else None)
         found = live_alarm(identity, observation, watch, name, drop=drop, by_slice=by_slice)
         return [replace(found, severity=self.severity, evidence=total, threshold=threshold)]
 
@@ -344,7 +344,7 @@ class Judgement:
         drop = track.drop()
         if drop is None or track.start is None or name != WHOLE_STREAM or signal != self.first.signal:
             return drop
-        by_slice, _ = self.mix(track.start.n)
+        by_slice = self._split(self.slices, track.start.n)
         return drop if by_slice is None else without_mix(drop, by_slice)
 
     def _join(self, signal: str, name: str, at: float) -> None:

@@ -87,13 +87,12 @@ class SignalWatch:
             track.take(value, observation.at, name if one == WHOLE_STREAM else "", learning=learning)
         return touched
 
-    def take_whole(self, value: float, at: float, stratum: str, *, learning: bool) -> list[str]:
+    def take_whole(self, value: float, at: float, stratum: str, *, learning: bool) -> None:
         """Put a value that belongs to no slice into the whole stream's track, told apart by a stratum of its own."""
         track = self.tracks[WHOLE_STREAM]
         if track.baseline is None and learning:
             self._strata.setdefault(stratum, Calibration()).add(level_of(value), at)
         track.take(value, at, stratum, learning=learning)
-        return [WHOLE_STREAM]
 
     def forget_calibrations(self) -> None:
         """Begin the calibrations under way again."""

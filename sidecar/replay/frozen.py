@@ -97,7 +97,7 @@ class FrozenOptions:
 
 
 class SupersededError(Exception):
-    """A retriever was exchanged, or another baseline accepted, while the probes were being asked."""
+    """A retriever was exchanged, or another baseline accepted, while work on the old ones was under way."""
 
 
 @dataclass(slots=True)
