@@ -26,7 +26,7 @@ from sidecar.encoders.fingerprint import Fingerprint, similarity
 from sidecar.errors import ConfigurationError, EncoderError, StoreError
 from sidecar.exporter.http import application
 from sidecar.exporter.intake_collector import IntakeCollector
-from sidecar.exporter.metrics import Metrics
+from sidecar.exporter.metrics import ROLES, Metrics
 from sidecar.intake import Consumer, EventLimits, Sampler, SliceRegistry
 from sidecar.judge.duty import Judge
 from sidecar.options import (
@@ -59,13 +59,12 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from sidecar.judge.judgement import Judgement
-    from sidecar.model import QueryEvent, Role, Stack
+    from sidecar.model import QueryEvent, Stack
     from sidecar.replay.retriever import Retrievers
     from sidecar.settings import Settings
 
 REDIS_WAIT_SECONDS = 30.0
 LOOK_SECONDS = 5.0
-ROLES: tuple[Role, Role] = ("deployed", "reference")
 
 
 class Sidecar:

@@ -45,7 +45,7 @@ from sidecar.model import (
 from sidecar.redis_edge import describe, mapped_redis_errors
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from redis.asyncio import Redis
 
@@ -187,28 +187,27 @@ class Store:
 
     async def all_observations(self) -> AsyncIterator[tuple[str, Observation]]:
         """Give every readable observation with its id, oldest first."""
-        last = "-"
+        async for identity, observation in self._observations(self._client.xrange, "-"):
+            yield identity, observation
+
+    async def observations_before(self, last: str) -> AsyncIterator[Observation]:
+        """Give the readable observations up to the id `last`, newest first."""
+        async for _, observation in self._observations(self._client.xrevrange, last):
+            yield observation
+
+    async def _observations(
+        self, read: Callable[..., Awaitable[Any]], begin: str
+    ) -> AsyncIterator[tuple[str, Observation]]:
+        """Read page by page from the id `begin` on, in the direction of `read`."""
         while True:
             with mapped_redis_errors():
-                entries = await self._client.xrange(self.keys.observations, last, count=self.PAGE)
+                entries = await read(self.keys.observations, begin, count=self.PAGE)
             for identity, fields in entries:
                 if (observation := redis_shapes.observation(fields)) is not None:
                     yield identity.decode(), observation
             if len(entries) < self.PAGE:
                 return
-            last = "(" + entries[-1][0].decode()
-
-    async def observations_before(self, last: str) -> AsyncIterator[Observation]:
-        """Give the readable observations up to the id `last`, newest first."""
-        while True:
-            with mapped_redis_errors():
-                entries = await self._client.xrevrange(self.keys.observations, last, count=self.PAGE)
-            for _, fields in entries:
-                if (observation := redis_shapes.observation(fields)) is not None:
-                    yield observation
-            if len(entries) < self.PAGE:
-                return
-            last = "(" + entries[-1][0].decode()
+            begin = "(" + entries[-1][0].decode()
 
     async def oldest_observation(self) -> str | None:
         """Give the id of the oldest observation kept, so that a judge can tell that it missed some."""
