@@ -45,6 +45,7 @@ bench: install  ## The benchmarks; each prints ratios measured in one run
 	$(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/footprint.py
+	$(BIN)/python benchmarks/canaries.py
 
 docs: install  ## Write the generated tables of the documentation
 	$(BIN)/python docs/tables.py

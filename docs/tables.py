@@ -1,4 +1,4 @@
-"""Write the tables of `settings.md` and `metrics.md` from the code, between their markers.
+"""Write from the code what the code knows: tables of the documentation, between their markers, and the probes' schema.
 
     python docs/tables.py          rewrite the files
     python docs/tables.py --check  exit 1 if a file would change (a test runs this)
@@ -8,6 +8,7 @@ A table that is typed by hand is wrong after the next change; text around the ma
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -59,23 +60,57 @@ def metric_families() -> list[tuple[str, str, list[str], str]]:
     return sorted(families)
 
 
-def render(file: Path, table: str) -> str:
-    """Give the file's text with `table` between the markers."""
-    head, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{file.name}: the table's markers are missing")
-    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
+def probe_keys_table() -> str:
+    """Give one row per key of `probe.yaml`."""
+    from sidecar.probesets.manifest import Manifest
+
+    rows = ["| key | default | meaning |", "| --- | --- | --- |"]
+    for name, field in Manifest.model_fields.items():
+        default = (
+            "required" if field.is_required() else f"`{_shown(field.default)}`" if field.default != "" else "empty"
+        )
+        rows.append(f"| `{name}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
+def lint_table() -> str:
+    """Give one row per rule of `probes lint`."""
+    from sidecar.probesets.lint import RULES
+
+    rows = ["| rule | severity | what holds |", "| --- | --- | --- |"]
+    return "\n".join(rows + [f"| `{name}` | {severity} | {what} |" for name, (severity, what) in RULES.items()])
+
+
+def schema() -> str:
+    """Give the JSON schema of `probe.yaml`."""
+    from sidecar.probesets.manifest import json_schema
+
+    return json.dumps(json_schema(), indent=2) + "\n"
+
+
+def render(file: Path, *tables: str) -> str:
+    """Give the file's text with the tables between its pairs of markers, in their order."""
+    done, rest = "", file.read_text(encoding="utf-8")
+    for table in tables:
+        head, begin, rest = rest.partition(BEGIN)
+        _, end, rest = rest.partition(END)
+        if not begin or not end:
+            raise SystemExit(f"{file.name}: the table's markers are missing")
+        done += f"{head}{BEGIN}\n{table}\n{END}"
+    return done + rest
 
 
 def main(*, check: bool) -> int:
     """Rewrite the files, or only compare."""
     stale = []
-    for name, table in (("settings.md", settings_table()), ("metrics.md", metrics_table())):
-        file = HERE / name
-        text = render(file, table)
-        if text != file.read_text(encoding="utf-8"):
-            stale.append(name)
+    for file, text in (
+        (HERE / "settings.md", render(HERE / "settings.md", settings_table())),
+        (HERE / "metrics.md", render(HERE / "metrics.md", metrics_table())),
+        (HERE / "probe-sets.md", render(HERE / "probe-sets.md", probe_keys_table(), lint_table())),
+        (HERE.parent / "probes" / "probe.schema.json", schema()),
+    ):
+        if not file.exists() or text != file.read_text(encoding="utf-8"):
+            stale.append(file.name)
             if not check:
                 file.write_text(text, encoding="utf-8")
     for name in stale:

@@ -30,6 +30,8 @@ from sidecar.exporter.metrics import ROLES, Metrics
 from sidecar.intake import Consumer, EventLimits, Sampler, SliceRegistry
 from sidecar.judge.duty import Judge
 from sidecar.options import (
+    canary_options,
+    canary_sets,
     checked,
     diagnosis_options,
     encoder_options,
@@ -44,6 +46,7 @@ from sidecar.options import (
     signals,
 )
 from sidecar.redis_edge import connect
+from sidecar.replay.canaries import Canaries
 from sidecar.replay.freeze import FrozenSource
 from sidecar.replay.frozen import FrozenProbes
 from sidecar.replay.source import RetrieverSource
@@ -204,17 +207,16 @@ class Sidecar:
         consumer = self._consumer = await self._make_consumer(store, queue)
         self._intake_metrics.source = (consumer.counts, queue)
         token = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        # What works beside live replay: on its thread, and under the judge's lease.
+        aside: dict[str, Any] = {"token": token, "executor": executor, "log": self._log, "now": self._now}
         before = self._probes
         probes = self._probes = FrozenProbes(
             store,
             retrievers,
             frozen_options(settings),
-            token=token,
             accepted=self._accepted,
-            executor=executor,
             metrics=self.metrics.probes,
-            log=self._log,
-            now=self._now,
+            **aside,
         )
         if before is not None:
             probes.adopt(before)
@@ -242,17 +244,24 @@ class Sidecar:
             log=self._log,
             now=self._now,
         )
+        canaries = Canaries(
+            store,
+            retrievers,
+            await asyncio.to_thread(canary_sets, settings),
+            canary_options(settings),
+            on_duty=lambda: self.judgement is not None,
+            accepted=self._accepted,
+            metrics=self.metrics.canaries,
+            **aside,
+        )
         diagnosis = Diagnosis(
             store,
             retrievers,
             diagnosis_options(settings),
-            token=token,
             judgement=lambda: self.judgement,
             probes=probes,
-            executor=executor,
             metrics=self.metrics.judge,
-            log=self._log,
-            now=self._now,
+            **aside,
         )
         async with asyncio.TaskGroup() as group:
             loops = [
@@ -260,6 +269,7 @@ class Sidecar:
                 spawn(group, "replay", replayer.run(), self._log),
                 spawn(group, "judge", judge.run(), self._log),
                 spawn(group, "frozen-probes", probes.run(), self._log),
+                spawn(group, "canaries", canaries.run(), self._log),
                 spawn(group, "diagnosis", diagnosis.run(), self._log),
                 spawn(group, "watch", watcher.run(retrievers), self._log),
                 spawn(group, "look-after", self._look_after(store, retrievers), self._log),

@@ -160,6 +160,66 @@ def index_build(corpus: Path, target: Path, **encoder: Any) -> None:
     build(corpus, target, encoder)
 
 
+@rag_drift.group()
+def probes() -> None:
+    """List, show and check probe sets, and measure what they can detect."""
+
+
+@probes.command("list")
+@click.option(
+    "-c", "--config", "--config.file", "config", type=FILE, envvar="RAG_DRIFT_CONFIG", show_envvar=True,
+    help="Settings whose sets to list; without them all that are bundled.",
+)  # fmt: skip
+@click.option(
+    "--folder",
+    "folders",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Folder that is or holds sets; repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def probes_list(config: Path | None, folders: tuple[Path, ...], as_json: bool) -> None:
+    """List the probe sets, and those that cannot be used."""
+    from sidecar.probes_command import list_sets  # noqa: PLC0415
+
+    list_sets(config, folders, as_json=as_json)
+
+
+@probes.command("show")
+@click.argument("name", metavar="NAME|FOLDER")
+@click.option("--query", metavar="ID", help="Show this query, or triple, with its texts.")
+def probes_show(name: str, query: str | None) -> None:
+    """Show what a probe set is."""
+    from sidecar.probes_command import show_set  # noqa: PLC0415
+
+    show_set(name, query)
+
+
+@probes.command("lint")
+@click.argument("names", metavar="[NAME|FOLDER]...", nargs=-1)
+@click.option("--model", help="Folder or name of a model: look also for saturation and power.")
+@click.option("--strict", is_flag=True, help="Warnings are errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def probes_lint(names: tuple[str, ...], model: str | None, strict: bool, as_json: bool) -> None:
+    """Look for what makes the scores of probe sets wrong or weak; exit 1 if there is an error."""
+    from sidecar.probes_command import lint  # noqa: PLC0415
+
+    sys.exit(lint(names, model, strict=strict, as_json=as_json))
+
+
+@probes.command("card")
+@click.argument("name", metavar="NAME|FOLDER")
+@click.option("--model", required=True, help="Folder or name of a sentence-transformers model.")
+@click.option("--name", "encoder_name", help="Name of the model on the card; default: that of its folder.")
+@click.option("--write", is_flag=True, help="Write the figures into the set's README.md, between their markers.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def probes_card(name: str, model: str, encoder_name: str | None, write: bool, as_json: bool) -> None:
+    """Measure the figures of a probe set's card: scores, saturation, the smallest change that it finds."""
+    from sidecar.probes_command import card  # noqa: PLC0415
+
+    card(name, model, encoder_name, write=write, as_json=as_json)
+
+
 @rag_drift.command()
 @_settings_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -262,9 +322,51 @@ def plan(**options: Any) -> None:
 
 
 @rag_drift.command()
+@click.option("--reference", required=True, help="Folder or name of the model in use.")
+@click.option("--candidate", required=True, help="Folder or name of the model that is to take its place.")
+@click.option(
+    "--probes", multiple=True, help="Bundled probe set or a folder with sets; repeatable. Default: all bundled."
+)
+@click.option("--queries", type=FILE, help="Your own queries as JSON lines (BEIR layout), beside the probe sets.")
+@click.option("--corpus", type=FILE, help="The passages that they search (BEIR layout).")
+@click.option("--qrels", type=FILE, help="Judgements of them; without, only the overlap of rankings is compared.")
+@click.option("--tolerance", default="2%", show_default=True, help="Fall of the mean nDCG@10 that is accepted.")
+@click.option("--reference-query-prompt", help="Text put before each query for the reference.")
+@click.option("--reference-document-prompt", help="Text put before each document for the reference.")
+@click.option("--candidate-query-prompt", help="Text put before each query for the candidate.")
+@click.option("--candidate-document-prompt", help="Text put before each document for the candidate.")
+@click.option("--json", "to_json", type=FILE, help="Write everything measured to this file.")
+@click.option("--markdown", "to_markdown", type=FILE, help="Write a comment for a pull request.")
+@click.option("--junit", "to_junit", type=FILE, help="Write JUnit XML.")
+@click.option("--strict", is_flag=True, help="Exit 1 also where there is not enough power to tell.")
+def gate(reference: str, candidate: str, tolerance: str, strict: bool, **options: Any) -> None:
+    """Hold a model against the one in use before it is deployed: 0 no regression, 1 a regression.
+
+    A candidate that the queries are too few to judge exits 0 and says so; see --strict.
+    """
+    from sidecar.encoders.sentence_transformer import SentenceTransformerOptions  # noqa: PLC0415
+    from sidecar.gate import choose_sets, run_gate  # noqa: PLC0415
+    from sidecar.gate_reports import clear, show, write  # noqa: PLC0415
+    from sidecar.plan import share_of  # noqa: PLC0415
+
+    def side(name: str, model: str) -> SentenceTransformerOptions:
+        query, document = options[f"{name}_query_prompt"], options[f"{name}_document_prompt"]
+        return SentenceTransformerOptions(model, query_prompt=query, document_prompt=document)
+
+    reports = {name: options[name] for name in ("to_json", "to_markdown", "to_junit")}
+    tolerated = share_of("--tolerance", tolerance)
+    clear(*reports.values())
+    sets = choose_sets(options["probes"], options["queries"], options["corpus"], options["qrels"])
+    found = run_gate(sets, side("reference", reference), side("candidate", candidate), tolerated, strict=strict)
+    write(found, **reports)
+    show(found)
+    sys.exit(found.exit_code)
+
+
+@rag_drift.command()
 @click.option(
     "--scenario",
-    type=click.Choice(["steady", "fine-tuned", "half-index", "lost-prefix", "query-shift"]),
+    type=click.Choice(["steady", "fine-tuned", "int8-build", "half-index", "lost-prefix", "query-shift"]),
     default="fine-tuned",
     show_default=True,
     help="What happens to the service.",

@@ -213,7 +213,9 @@ def explained(found: Attribution) -> dict[str, Any]:
 def _elsewhere(judgement: Judgement, probes: FrozenProbes, *, first: bool) -> Elsewhere:
     """Collect what is measured elsewhere. Clusters within slices tell more than slices, where there are some."""
     by_slice, by_cluster = judgement.mix(judgement.queries_since_start)
-    fidelity = judgement.fidelity.before if first else judgement.fidelity.after(judgement.queries_since_start)
+    fidelity = (
+        judgement.traffic.fidelity.before if first else judgement.traffic.fidelity.after(judgement.queries_since_start)
+    )
     return Elsewhere(
         frozen=None if first else probes.last,
         live=None if first else by_cluster or by_slice,

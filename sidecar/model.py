@@ -149,8 +149,8 @@ class Alarm:
     at once. The start lies between `start_earliest` and `start_latest` in about 95 % of alarms; both are None when the
     observations before the alarm are not kept. `changed` names the parts of the stack that differ from the accepted
     one. `mix_shift` is the share of the traffic that moved to other slices (total variation distance) over
-    `mix_queries` recent queries. An alarm of the frozen probes has no evidence in weeks and an exact drop; `p` is that
-    of its paired test, and else None.
+    `mix_queries` recent queries. An alarm of the frozen probes or of the canaries (whose `slice` is
+    the set's name) has no evidence in weeks and an exact drop; `p` is that of its paired test, and else None.
     """
 
     id: str
@@ -245,4 +245,35 @@ class CalibrationStarted:
     why: str
 
 
-AuditEvent = Alarm | AlarmEscalated | AlarmEnded | Ticket | BaselineAccepted | CalibrationStarted
+@dataclass(frozen=True, slots=True)
+class CanaryFinding:
+    """What a canary set says of one domain has another name than at the run before (`drift.signature` has the names).
+
+    Both numbers side by side: nDCG@10 before and now, and the phenomenon of the composition sets that changed most,
+    None without such a set. `against` is the reference or the accepted stack.
+    """
+
+    id: str
+    at: float
+    probe_set: str
+    version: int
+    checksum: str
+    domain: str
+    against: Literal["reference", "accepted"]
+    signature: str
+    sensitivity_only: bool
+    ndcg_before: float
+    ndcg_now: float
+    p: float
+    phenomenon: str | None
+    near_miss_before: float | None
+    near_miss_now: float | None
+    paraphrase_before: float | None
+    paraphrase_now: float | None
+    auc_before: float | None
+    auc_now: float | None
+    summary: str
+    stack: Stack
+
+
+AuditEvent = Alarm | AlarmEscalated | AlarmEnded | Ticket | BaselineAccepted | CalibrationStarted | CanaryFinding

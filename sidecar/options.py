@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from sidecar.diagnosis import DiagnosisOptions
+from sidecar.drift.signature import SignatureRule
 from sidecar.encoders.sentence_transformer import SentenceTransformerOptions
 from sidecar.errors import ConfigurationError
 from sidecar.intake import FieldMap, IntakeOptions, Sampler, SamplingOptions, SliceRegistry
 from sidecar.judge.judgement import SESSIONS
 from sidecar.judge.options import JudgeOptions
+from sidecar.probesets.library import Library, find_sets
+from sidecar.replay.canaries import CanaryOptions
 from sidecar.replay.frozen import FrozenOptions
 from sidecar.replay.probe_book import TextKey
 from sidecar.replay.worker import ReplayOptions
@@ -57,6 +60,7 @@ def checked(settings: Settings) -> Settings:
     )
     intake_options(settings)
     frozen_options(settings)
+    canary_sets(settings)
     for retriever in (settings.retrievers.deployed, settings.retrievers.reference):
         encoder_options(retriever)
     secret(settings.redis.password, settings.redis.password_file, "redis.password_file")
@@ -151,6 +155,27 @@ def frozen_options(settings: Settings) -> FrozenOptions:
         encrypted=frozen.text == "encrypted" or (frozen.text is None and key is not None),
         key=key,
     )
+
+
+def canary_options(settings: Settings) -> CanaryOptions:
+    """Take the options of the canaries out of the tree."""
+    canaries = settings.canaries
+    return CanaryOptions(
+        every_seconds=canaries.every_seconds,
+        share=canaries.share,
+        thresholds=canaries.thresholds,
+        most_documents=canaries.max_documents,
+        rule=SignatureRule(min_effect=canaries.min_effect),
+    )
+
+
+def canary_sets(settings: Settings) -> Library:
+    """Read the canary sets that the settings name; blocking.
+
+    Raises:
+        ConfigurationError: there is no bundled set of a name, or no such folder.
+    """
+    return find_sets(settings.canaries.bundled, settings.canaries.folders)
 
 
 def diagnosis_options(settings: Settings) -> DiagnosisOptions:

@@ -64,4 +64,32 @@ end
 return 1
 """
 
+# The first value of a field stays, unless it is the one that is given as useless: later ones are compared with it.
+KEEP_FIRST = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return false end
+if ARGV[4] and redis.call('HGET', KEYS[2], ARGV[2]) == ARGV[4] then redis.call('HDEL', KEYS[2], ARGV[2]) end
+redis.call('HSETNX', KEYS[2], ARGV[2], ARGV[3])
+return redis.call('HGET', KEYS[2], ARGV[2])
+"""
+
+# With the run go the results that no encoder, set or index in use needs any more. A name that begins with a star
+# keeps all that ends so.
+ADD_CANARY_RUN = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+if not last or last[2][2] ~= ARGV[3] then
+  redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[2], '*', 'run', ARGV[3])
+end
+local kept, endings = {}, {}
+for i = 4, #ARGV do
+  if ARGV[i]:sub(1, 1) == '*' then endings[#endings + 1] = ARGV[i]:sub(2) else kept[ARGV[i]] = true end
+end
+for _, field in ipairs(redis.call('HKEYS', KEYS[3])) do
+  local needed = kept[field]
+  for _, ending in ipairs(endings) do needed = needed or field:sub(-#ending) == ending end
+  if not needed then redis.call('HDEL', KEYS[3], field) end
+end
+return 1
+"""
+
 RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"

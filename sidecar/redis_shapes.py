@@ -1,4 +1,4 @@
-"""How observations and replays of the frozen probes are written as fields of a Redis stream, and read back.
+"""How observations, and runs of the frozen probes and of the canaries, are written to Redis, and read back.
 
 What was written by somebody else, or damaged, reads as None: one bad entry must not stop those behind it.
 """
@@ -7,11 +7,22 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from dataclasses import astuple
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from sidecar.drift.canary_run import CanaryRun
+from sidecar.drift.composition import PairScores
+from sidecar.drift.labelled import RetrievalScores
 from sidecar.drift.probe_run import FrozenRun
 from sidecar.model import Observation, Stack
+
+Scores = RetrievalScores | PairScores
+
+_RUN = TypeAdapter(CanaryRun)
+_SCORES: TypeAdapter[Scores] = TypeAdapter(Scores)
 
 
 def observation_fields(one: Observation) -> list[Any]:
@@ -60,4 +71,30 @@ def observation(fields: dict[bytes, bytes]) -> Observation | None:
             cluster=int(found) if (found := fields.get(b"c")) else None,  # observations of earlier versions lack it
         )
     except (KeyError, ValueError, TypeError):
+        return None
+
+
+def canary_run_json(run: CanaryRun) -> bytes:
+    """Give a run of the canaries as JSON."""
+    return _RUN.dump_json(run)
+
+
+def canary_run(fields: dict[bytes, bytes]) -> CanaryRun | None:
+    """Read a run of the canaries; None when it is something else."""
+    try:
+        return _RUN.validate_json(fields[b"run"])
+    except (KeyError, ValidationError):
+        return None
+
+
+def scores_bytes(scores: Scores) -> bytes:
+    """Give what an encoder scored on a canary set as compressed JSON."""
+    return zlib.compress(_SCORES.dump_json(scores))
+
+
+def scores(content: bytes) -> Scores | None:
+    """Read what `scores_bytes` gave; None when it is something else."""
+    try:
+        return _SCORES.validate_json(zlib.decompress(content))
+    except (zlib.error, ValidationError):
         return None

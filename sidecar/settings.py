@@ -197,6 +197,41 @@ class Frozen(Section):
     key_file: Path | None = Field(None, description="File with 32 random bytes in URL-safe base64 (a Fernet key)")
 
 
+class Canaries(Section):
+    """Canary sets: labelled queries and minimal pairs that never change, put to both encoders."""
+
+    bundled: tuple[str, ...] = Field(
+        ("composition", "generalization"), description="Sets that come with the sidecar; `[]` for none"
+    )
+    folders: tuple[Path, ...] = Field(
+        (), description="Folders of your own sets: a set each, or a folder of sets (docs/probe-sets.md)"
+    )
+    every_seconds: Seconds = Field(
+        3600.0, description="How often they are run; they also are at the start and when an encoder or index changes"
+    )
+    share: float = Field(
+        0.2, gt=0, le=1, description="Share of the replay thread's time that they may take from live queries"
+    )
+    thresholds: tuple[float, ...] = Field(
+        (0.85, 0.9, 0.95),
+        max_length=6,
+        description="Cosines from which your semantic caches take two queries for the same",
+    )
+    max_documents: int = Field(
+        20_000, ge=1, description="A set with a larger corpus of its own is set aside: it is embedded at every run"
+    )
+    min_effect: Share = Field(
+        0.02, description="Smallest change of a domain's mean nDCG@10 that is called a loss or a gain, relative to it"
+    )
+
+    @field_validator("thresholds")
+    @classmethod
+    def _ascending_cosines(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(set(value)) or not all(-1 <= one <= 1 for one in value):
+            raise ValueError("must be cosines from -1 to 1, ascending, each once")
+        return value
+
+
 class Calibration(Section):
     """How the accepted baseline comes about."""
 
@@ -271,6 +306,7 @@ class Settings(Section):
     replay: Replay = Field(default=Replay(), description="Replay")
     retrievers: Retrievers = Field(description="Encoders and indexes")
     frozen: Frozen = Field(default=Frozen(), description="Frozen probes")
+    canaries: Canaries = Field(default=Canaries(), description="Canary sets")
     judge: Judge = Field(default=Judge(), description="Judge")
     http: Http = Field(default=Http(), description="HTTP")
     log: Log = Field(default=Log(), description="Log")

@@ -12,6 +12,8 @@ All keys of one deployment share a hash tag, so that they live on one node of a 
     rag-drift:{<deployment>}:diagnosis      string  the last attribution, with the case for and against each cause: JSON
     rag-drift:{<deployment>}:frozen         hash    the frozen probes: accepted answers, texts only encrypted
     rag-drift:{<deployment>}:frozen-runs    stream  the last replays of the frozen probes, under the lease
+    rag-drift:{<deployment>}:canaries       hash    what encoders scored on the canary sets, by fingerprint and checksum
+    rag-drift:{<deployment>}:canary-runs    stream  the last complete runs of the canaries, under the lease
     rag-drift:{<deployment>}:dead-letters   stream  malformed entries (written by the intake)
     rag-drift:{<deployment>}:intake         hash    what the intake has handled, for the count of lost entries
 
@@ -40,9 +42,11 @@ from sidecar.model import (
     AlarmEscalated,
     BaselineAccepted,
     CalibrationStarted,
+    CanaryFinding,
     Ticket,
 )
 from sidecar.redis_edge import describe, mapped_redis_errors
+from sidecar.store_canaries import CanaryStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -59,6 +63,7 @@ _KINDS = {
     Ticket: "ticket",
     BaselineAccepted: "baseline_accepted",
     CalibrationStarted: "calibration_started",
+    CanaryFinding: "canary_finding",
 }
 
 START = "0-0"
@@ -91,6 +96,8 @@ class Keys:
             "diagnosis",
             "frozen",
             "frozen_runs",
+            "canaries",
+            "canary_runs",
         }:
             return self.prefix + name.replace("_", "-")
         raise AttributeError(name)
@@ -129,6 +136,8 @@ class Store:
         self._release = redis.register_script(scripts.RELEASE)
         self._keep_frozen = redis.register_script(scripts.KEEP_FROZEN)
         self._add_frozen_run = redis.register_script(scripts.ADD_FROZEN_RUN)
+        keys = self.keys
+        self.canaries = CanaryStore(redis, lease=keys.lease, results=keys.canaries, runs=keys.canary_runs)
 
     async def ping(self) -> None:
         """Ask Redis for a sign of life.

@@ -29,8 +29,12 @@ class Backoff:
 
     async def wait(self) -> None:
         """Sleep for the present wait and double it."""
+        await asyncio.sleep(self.take())
+
+    def take(self) -> float:
+        """Give the present wait and double it, for a caller who need not sleep through it."""
         now, self._next = self._next, min(self._next * 2, self._longest)
-        await asyncio.sleep(now)
+        return now
 
     def reset(self) -> None:
         """Begin again with the shortest wait."""

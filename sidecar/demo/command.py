@@ -24,11 +24,12 @@ from sidecar.demo.scenarios import SCENARIOS, Scenario, verdict
 from sidecar.demo.screen import Screen
 from sidecar.demo.stage import SECONDS_PER_QUERY, Stage, collect, redis_server, set_up
 from sidecar.demo.traffic import Traffic
+from sidecar.drift.signature import WORSE
 from sidecar.errors import DemoError
 from sidecar.model import WHOLE_STREAM
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from sidecar.demo.corpus import Collection
 
@@ -41,11 +42,13 @@ STEADY_QUERIES = 800
 AFTERWARDS = 1500
 """Queries after an alarm: enough for an interval that the alarm has not biased."""
 
-LIMIT = {"steady": 20_000, "query-shift": 4_000}
+LIMIT = {"steady": 20_000, "query-shift": 4_000, "int8-build": 2_000}
 DEFAULT_LIMIT = 8_000
 IDLE_QUERIES_PER_SECOND = 20
 DIAGNOSIS_SECONDS = 150.0
 """How long a cause is waited for: 400 documents are encoded again, beside everything else on this machine."""
+CANARY_SECONDS = 300.0
+"""How long a run of the canary sets is waited for: 3,100 texts, for one encoder or two."""
 STARTS = ("start", "start_earliest", "start_latest")
 
 
@@ -115,7 +118,14 @@ class _Demo:
             session = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
             self.screen.view.phase = "embedding"
             stage = await set_up(
-                stack, session, self.screen, folder=folder, redis_url=url, slices=traffic.slices, port=self.port
+                stack,
+                session,
+                self.screen,
+                folder=folder,
+                redis_url=url,
+                slices=traffic.slices,
+                port=self.port,
+                canaries=self.story.signature is not None,
             )
             ready = time.monotonic()
             await self._calibrate(stage, traffic)
@@ -168,8 +178,10 @@ class _Demo:
         too_early = await gauges.event("alarm")
         self.screen.view.phase = story.name
         self.screen.tell(f"scenario {story.name}: {story.title}", "bold yellow")
+        canaries = None
         if story.ship:
             await self._recorded(stage)
+            canaries = await self._canaries(stage, None)
             await self._ship(stage, traffic, story.ship)
         if story.shift:
             traffic.shift()
@@ -199,7 +211,10 @@ class _Demo:
             if result["escalated"] is not None:
                 self.screen.tell(f"escalated: the fall is proved to be {result['escalated']['severity']}", "red")
             diagnosis = result["diagnosis"] = await self._diagnosis(stage)
-        words, passed = verdict(story, alarm, gauges.moved, diagnosis)
+        signature = None
+        if (found := await self._canaries(stage, canaries)) is not None:
+            signature, result["canaries"] = self._tell_canaries(found)
+        words, passed = verdict(story, alarm, gauges.moved, diagnosis, signature)
         result |= {"verdict": words, "passed": passed and too_early is None}
         after = await client.quality(collection.queries, collection.qrels) if story.ship else before
         return result | {"ndcg_at_10": {"before": before, "after": after}}
@@ -266,6 +281,35 @@ class _Demo:
             for one in found["causes"]:
                 self.screen.tell(f"  {one['advice']}", "red")
         return found
+
+    async def _canaries(self, stage: Stage, since: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """Wait for a complete run of the canary sets, for a while; None in a scenario without them."""
+        if self.story.signature is None:
+            return None
+        deadline = time.monotonic() + CANARY_SECONDS
+        while (found := await stage.gauges.canaries(since=since)) is None and time.monotonic() < deadline:
+            await asyncio.sleep(0.5)
+            await self._look(stage)
+        return found
+
+    def _tell_canaries(self, run: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
+        """Tell what the first run after the release says of each domain; give the name for all, and the findings."""
+        (one,) = run["retrieval"]
+        findings = one["signatures"]["accepted"]
+        for finding in findings:
+            retrieval, pair = finding["retrieval"], finding["sensitivity"]
+            self.screen.tell(
+                f"canaries, {finding['domain']}: {finding['name'].replace('_', ' ')}: "
+                f"nDCG@10 {retrieval['before']:.3f} -> {retrieval['now']:.3f}"
+                + (
+                    f"; {pair['phenomenon'].replace('_', ' ')}: near-miss cosine {pair['before']['near_miss']:.3f} -> "
+                    f"{pair['now']['near_miss']:.3f}, AUC {pair['before']['auc']:.2f} -> {pair['now']['auc']:.2f}"
+                    if finding["domain"] == "all"
+                    else ""
+                ),
+                "red" if finding["name"] in WORSE else "",
+            )
+        return findings[0]["name"], findings
 
     def _settled(self, stage: Stage, alarm: dict[str, Any]) -> dict[str, float]:
         """Say how large the change is by the queries after the alarm, which had no part in raising it."""

@@ -75,6 +75,25 @@ def delta_path(name: EncoderName) -> Path:
     return path
 
 
+def int8_weights(source: Path, target: Path) -> Path:
+    """Copy a model folder with the weights of its linear layers rounded as an int8 build of it has them.
+
+    Symmetric, one scale for each output row; stored as the floats that an int8 build computes with, so that it loads
+    like any other folder. Activations stay as they are. Returns `target`.
+    """
+    from safetensors.numpy import load_file, save_file  # noqa: PLC0415  (as below)
+
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    weights: dict[str, NDArray[Any]] = load_file(source / WEIGHTS_FILE)
+    for name, weight in weights.items():
+        if weight.ndim == 2 and "embeddings" not in name:
+            scale = np.abs(weight).max(axis=1, keepdims=True) / 127
+            scale[scale == 0.0] = 1.0
+            weights[name] = (np.rint(weight / scale) * scale).astype(weight.dtype)
+    save_file(weights, target / WEIGHTS_FILE, metadata={"format": "pt"})
+    return target
+
+
 def _write_tuned(base_weights: Path, delta: Path, target: Path) -> None:
     from safetensors.numpy import load_file, save_file  # noqa: PLC0415  (only the demo needs it)
 

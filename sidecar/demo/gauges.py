@@ -71,6 +71,18 @@ class Gauges:
             found: dict[str, Any] | None = await response.json()
         return found
 
+    async def canaries(self, *, since: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        """Give the last run of the canary sets that is held against the accepted stack.
+
+        With `since`, a run before: only one of another deployed encoder.
+        """
+        async with self.session.get(self.base + "/api/v1/canaries") as response:
+            found: dict[str, Any] | None = await response.json()
+        if found is None or not all("accepted" in one["signatures"] for one in found["retrieval"]):
+            return None
+        encoder = None if since is None else since["stack"]["deployed_encoder"]
+        return None if found["stack"]["deployed_encoder"] == encoder else found
+
     def verdict(self, name: str) -> Mapping[str, Any] | None:
         """Give the verdict of one slice."""
         return next((one for one in self.verdicts if one["slice"] == name), None)

@@ -17,7 +17,8 @@ class Scenario:
     """One story. `ship` is what the service is told to ship; `changed` the parts that the alarm must name, exactly.
 
     Without `changed` there must be no alarm; with `shift` the mix of the queries must be seen to have moved. `cause` is
-    what the diagnosis must name.
+    what the diagnosis must name, `signature` what the canary sets must, of all their queries together; without one they
+    are not run.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Scenario:
     shift: bool = False
     changed: frozenset[str] | None = None
     cause: str | None = None
+    signature: str | None = None
 
 
 SCENARIOS: Mapping[str, Scenario] = {
@@ -36,10 +38,18 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario(
             "fine-tuned",
             "an encoder fine-tuned for precision ships, with a new index",
-            "an alarm that names the encoder and its index, and a complete re-index as the cause",
+            "an alarm that names the encoder and its index, a complete re-index as the cause, and the precision trap",
             ship="fine-tuned",
             changed=frozenset({"deployed_encoder", "deployed_index"}),
             cause="reindex_complete",
+            signature="precision_trap",
+        ),
+        Scenario(
+            "int8-build",
+            "the same encoder ships with weights rounded to 8 bits, with a new index",
+            "no alarm: the canary sets see that it changed and did not get worse",
+            ship="int8-build",
+            signature="changed_not_worse",
         ),
         Scenario(
             "half-index",
@@ -68,19 +78,26 @@ SCENARIOS: Mapping[str, Scenario] = {
 
 
 def verdict(
-    scenario: Scenario, alarm: Mapping[str, Any] | None, moved: float, diagnosis: Mapping[str, Any] | None
+    scenario: Scenario,
+    alarm: Mapping[str, Any] | None,
+    moved: float,
+    diagnosis: Mapping[str, Any] | None,
+    signature: str | None,
 ) -> tuple[str, bool]:
     """Say in words what the sidecar found, and whether that is what the scenario expects.
 
-    `moved` is the share of the recent queries that the sidecar saw move to other slices, `diagnosis` the attribution.
+    `moved` is the share of the recent queries that the sidecar saw move to other slices, `diagnosis` the attribution,
+    `signature` what the canary sets say.
     """
     shifted = moved >= MIX_SHIFT
     words = f", {moved:.0%} of the queries are of other slices than before" if shifted else ""
+    told = "" if signature is None else f"; canaries: {signature.replace('_', ' ')}"
     if alarm is None:
-        return f"no alarm{words}", scenario.changed is None and shifted == scenario.shift
+        right = scenario.changed is None and shifted == scenario.shift and signature == scenario.signature
+        return f"no alarm{words}{told}", right
     changed = frozenset(alarm["changed"])
     what = "changed " + ", ".join(sorted(changed)) if changed else "encoders and indexes unchanged"
     causes = [] if diagnosis is None else [one["cause"] for one in diagnosis["causes"]]
     named = " and ".join(causes).replace("_", " ") or "unknown"
     right = changed == scenario.changed and causes == [scenario.cause] and not scenario.shift
-    return f"alarm: {what}{words}; cause: {named}", right
+    return f"alarm: {what}{words}; cause: {named}{told}", right and signature == scenario.signature

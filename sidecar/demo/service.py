@@ -22,7 +22,7 @@ import numpy as np
 from aiohttp import web
 
 from sidecar.demo.corpus import CORPUS_FILE
-from sidecar.demo.encoders import QUERY_PROMPT, EncoderName, materialise
+from sidecar.demo.encoders import QUERY_PROMPT, EncoderName, int8_weights, materialise
 from sidecar.encoders import threads
 from sidecar.encoders.cache import CachedEncoder
 from sidecar.encoders.fingerprint import measure
@@ -127,7 +127,7 @@ class Service:
         return at_ms
 
     async def ship(self, request: web.Request) -> web.Response:
-        """Begin to ship another release: `fine-tuned`, `half-index` or `lost-prefix`."""
+        """Begin to ship another release: `fine-tuned`, `int8-build`, `half-index` or `lost-prefix`."""
         change = (await request.json())["change"]
         self._shipping = asyncio.create_task(self._ship(change), name="ship")
         return web.json_response({"shipping": change}, status=202)
@@ -156,6 +156,7 @@ class Service:
         threads.use(len(os.sched_getaffinity(0)))
         builders = {
             "fine-tuned": self._build_fine_tuned,
+            "int8-build": self._build_int8,
             "half-index": self._build_half_index,
             "lost-prefix": self._build_lost_prefix,
         }
@@ -164,6 +165,11 @@ class Service:
     def _build_fine_tuned(self, folder: Path) -> None:
         """Ship the fine-tuned encoder and embed every passage again with it."""
         build_release(self._folder, folder, "precision", prompt=True, progress=self._progress)
+
+    def _build_int8(self, folder: Path) -> None:
+        """Ship the present encoder with its weights rounded to 8 bits, and embed every passage again with it."""
+        int8_weights((self._folder / CURRENT).resolve() / MODEL, folder / MODEL)
+        build_index_of(self._folder, folder, progress=self._progress)
 
     def _build_half_index(self, folder: Path) -> None:
         """Keep the encoder; half of the passages carry the other one's vectors, as if a re-embedding had stopped."""
@@ -196,6 +202,11 @@ class Service:
 def build_release(root: Path, folder: Path, encoder: EncoderName, *, prompt: bool, progress: Any = None) -> None:
     """Write a release folder: the model and an index of the corpus in `root`."""
     materialise(encoder, folder / MODEL, query_prompt=QUERY_PROMPT if prompt else None)
+    build_index_of(root, folder, progress=progress)
+
+
+def build_index_of(root: Path, folder: Path, *, progress: Any = None) -> None:
+    """Embed the corpus in `root` with the model of a release folder."""
     model = load(SentenceTransformerOptions(model=str(folder / MODEL)))
     build_index(
         root / CORPUS_FILE,

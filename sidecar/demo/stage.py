@@ -81,6 +81,7 @@ async def set_up(
     redis_url: str,
     slices: Sequence[str],
     port: int,
+    canaries: bool,
 ) -> Stage:
     """Start the service and the sidecar, and wait until both are ready; all of it ends with `stack`.
 
@@ -108,7 +109,9 @@ async def set_up(
         service_port, _ = await asyncio.gather(service.first_line(READY_SECONDS), build.finished())
     config = folder / "sidecar.yaml"
     config.write_text(
-        yaml.safe_dump(_settings(folder, redis_url, name, stream, slices=slices, port=port), sort_keys=False)
+        yaml.safe_dump(
+            _settings(folder, redis_url, name, stream, slices=slices, port=port, canaries=canaries), sort_keys=False
+        )
     )
     sidecar = Child("sidecar", "sidecar.cli", "run", "--config", str(config), logs=logs)
     await stack.enter_async_context(sidecar)
@@ -118,7 +121,7 @@ async def set_up(
 
 
 def _settings(
-    folder: Path, redis_url: str, name: str, stream: str, *, slices: Sequence[str], port: int
+    folder: Path, redis_url: str, name: str, stream: str, *, slices: Sequence[str], port: int, canaries: bool
 ) -> dict[str, Any]:
     """Give the sidecar's settings: all queries, no shedding, quick watching; every statistical default stays."""
 
@@ -137,6 +140,7 @@ def _settings(
             "watch_seconds": 2.0,
         },
         "frozen": {"probes": 100, "share": 0.8},
+        "canaries": {"share": 0.8} | ({} if canaries else {"bundled": []}),
         "http": {"host": "127.0.0.1", "port": port},
     }
 

@@ -294,12 +294,26 @@ def generalise(differences: ArrayLike, alpha: float = 0.05) -> Generalisation:
     from scipy import stats  # noqa: PLC0415  (slow to import, and only the review needs it)
 
     d = np.asarray(differences, dtype=np.float64)
-    if d.size < 2 or (np.abs(d) <= DUST).all():
+    interval = mean_interval(d, alpha)
+    if interval is None:
         return Generalisation(d.size, 1.0, None, None)
     # Ranks see through rounding: differences that are equal must be equal.
     ranked = stats.wilcoxon(np.round(d, 9), zero_method="zsplit", alternative="less")
-    half = float(stats.t.ppf(1.0 - alpha / 2.0, d.size - 1)) * float(d.std(ddof=1)) / sqrt(d.size)
-    return Generalisation(d.size, float(ranked.pvalue), float(d.mean()) - half, float(d.mean()) + half)
+    return Generalisation(d.size, float(ranked.pvalue), *interval)
+
+
+def mean_interval(differences: ArrayLike, alpha: float = 0.05) -> tuple[float, float] | None:
+    """Give the t interval for the population's mean difference; None when nothing moved or n < 2.
+
+    Alone it costs nothing: the signed-rank test beside it takes a second where scipy enumerates up to 50 differences.
+    """
+    from scipy import special  # noqa: PLC0415  (as above)
+
+    d = np.asarray(differences, dtype=np.float64)
+    if d.size < 2 or (np.abs(d) <= DUST).all():
+        return None
+    half = float(special.stdtrit(d.size - 1, 1.0 - alpha / 2.0)) * float(d.std(ddof=1)) / sqrt(d.size)
+    return float(d.mean()) - half, float(d.mean()) + half
 
 
 @dataclass(frozen=True, slots=True)

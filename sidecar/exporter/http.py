@@ -69,6 +69,7 @@ def application(
             web.get("/api/v1/baselines", endpoints.baselines),
             web.get("/api/v1/audit", endpoints.audit),
             web.get("/api/v1/diagnosis", endpoints.diagnosis),
+            web.get("/api/v1/canaries", endpoints.canaries),
             web.post("/api/v1/calibrations", endpoints.calibrate),
             web.post("/api/v1/fixes", endpoints.fixed),
         ]
@@ -93,6 +94,7 @@ class _Endpoints:
                 ("/api/v1/verdicts", "what the judge holds now"),
                 ("/api/v1/audit", "alarms and baselines, newest first"),
                 ("/api/v1/diagnosis", "why, as far as it can be told"),
+                ("/api/v1/canaries", "what the canary sets say"),
                 ("/-/ready", "readiness"),
                 ("/-/healthy", "liveness"),
             )
@@ -143,7 +145,7 @@ class _Endpoints:
                 "threshold_weeks": judgement.options.weeks_between_false_pages,
                 "alarm": judgement.alarm_id,
                 "severity": judgement.severity,
-                "sessions": asdict(judgement.sessions.summary()),
+                "sessions": asdict(judgement.traffic.sessions.summary()),
                 "mix": dict(zip(("slice", "cluster"), map(_split, judgement.mix()), strict=True)),
                 "accepted_stack": asdict(judgement.accepted) if judgement.accepted else None,
                 "stack": asdict(judgement.stack) if judgement.stack else None,
@@ -183,6 +185,15 @@ class _Endpoints:
     async def diagnosis(self, _: web.Request) -> web.Response:
         """Give the last attribution with the case for and against each cause; null while nothing needs one."""
         return await self._with_store(lambda store: store.diagnosis())
+
+    async def canaries(self, _: web.Request) -> web.Response:
+        """Give the last complete run of the canary sets, null before the first."""
+
+        async def last(store: Store) -> Any:
+            run = await store.canaries.last_run()
+            return None if run is None else asdict(run)
+
+        return await self._with_store(last)
 
     async def calibrate(self, request: web.Request) -> web.Response:
         """Ask the judge to give up the baselines and measure anew: JSON body with `by` and `why`."""

@@ -13,6 +13,8 @@ from prometheus_client import Counter, Gauge
 
 from sidecar.drift.attribution import Cause
 from sidecar.exporter.plan_metrics import PlanMetrics
+from sidecar.judge.canary_watch import CANARIES
+from sidecar.judge.probe_watch import FROZEN_PROBES
 from sidecar.model import SEVERITIES, STACK_PARTS, Alarm, AlarmEnded, BaselineAccepted, Ticket
 
 if TYPE_CHECKING:
@@ -98,6 +100,8 @@ class JudgeMetrics:
         for signal in signals:
             for family in (self._alarms, self._accepted, self._accepted_at, self._set_aside):
                 family.labels(signal)
+        for signal in (FROZEN_PROBES, CANARIES):
+            self._alarms.labels(signal)
         for how in ("recovered", "silent", "fixed", "recalibrated"):
             self._ended.labels(how)
         for direction in ("fall", "rise"):
@@ -268,7 +272,7 @@ class JudgeMetrics:
             self._change.labels(grouping, part).set(math.nan if split is None else getattr(split, part))
 
     def _show_sessions(self, judgement: Judgement | None) -> None:
-        summary = None if judgement is None else judgement.sessions.summary()
+        summary = None if judgement is None else judgement.traffic.sessions.summary()
         self._sessions.set(0 if summary is None else summary.sessions)
         for family, value in (
             (self._session_share, None if summary is None else summary.share),

@@ -1,7 +1,7 @@
 """Every metric of the sidecar, in one registry that belongs to one instance.
 
-The rooms below tell what happened through small protocols (`ReplayMetrics`, `WatchMetrics` and the judge's, whose
-instruments are in `judge_metrics` and `probe_metrics`) and know nothing of Prometheus; this class fulfils them.
+The rooms below tell what happened through small protocols (`ReplayMetrics`, `WatchMetrics`, and those whose instruments
+are in `judge_metrics`, `probe_metrics` and `canary_metrics`) and know nothing of Prometheus; this class fulfils them.
 `docs/metrics.md` lists every family, and a test compares both ways.
 Labels are bounded: slices by `sampling.max_slices`, everything else by lists in the code. Histograms by slice exist
 for the first signal and replay fidelity only; the other measures are summaries (a mean each), or 20 slices would
@@ -27,6 +27,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from sidecar.exporter.canary_metrics import CanaryMetrics
 from sidecar.exporter.judge_metrics import JudgeMetrics
 from sidecar.exporter.probe_metrics import ProbeMetrics
 from sidecar.replay.compare import fidelity_name, signal_names
@@ -146,6 +147,7 @@ class Metrics:
         self._info_labels: dict[str, tuple[str, str, str]] = {}
         self._signal_names = signal_names(k, frozen=frozen)
         self.probes = ProbeMetrics(registry)
+        self.canaries = CanaryMetrics(registry)
         self.judge = JudgeMetrics(registry, signals, pages=pages, tickets=tickets, now=now, retired=self._unknown)
 
     def phase(self, name: str, seconds: float) -> None:
@@ -193,6 +195,7 @@ class Metrics:
         """Forget what only the judging replica knows."""
         for role in self._roles:
             self.encoder_similarity(role, None)
+        self.canaries.retired()
 
     def reload_failed(self, role: str) -> None:
         """Note that a new version could not be loaded."""

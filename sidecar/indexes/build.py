@@ -165,7 +165,7 @@ def _parse(line: bytes, where: str) -> _Document:
     except UnicodeDecodeError as error:
         msg = f"{where}: not UTF-8"
         raise DataError(msg) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"{where}: not JSON ({getattr(error, 'msg', error)})"
         raise DataError(msg) from error
     if not isinstance(content, dict):

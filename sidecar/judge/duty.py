@@ -85,7 +85,7 @@ class Judge:
         self._now = now
         self.judgement: Judgement | None = None
         self._last = START
-        self._last_run = START
+        self._last_run = self._last_canaries = START
         self._unsaved = 0
         self._events: list[AuditEvent] = []
 
@@ -137,11 +137,7 @@ class Judge:
                 for alarm in (event for event in raised if isinstance(event, Alarm)):
                     self._events[self._events.index(alarm)] = await self._dated(alarm)
             fed += len(batch)
-            for identity, run in await self._store.frozen_runs_after(self._last_run):
-                self._last_run = identity
-                if run is not None:
-                    self._events += judgement.feed_run(f"frozen-{identity}", run)
-                    heard = True
+            heard |= await self._hear_runs(judgement)
             if not self._events and loop.time() - written < every:
                 continue
             await self._carry_out_request(judgement)
@@ -149,10 +145,27 @@ class Judge:
                 return
             fed, heard, written = 0, False, loop.time()
 
+    async def _hear_runs(self, judgement: Judgement) -> bool:
+        """Feed the runs of frozen probes and canaries that are new; say whether there were any."""
+        heard = False
+        for identity, run in await self._store.frozen_runs_after(self._last_run):
+            self._last_run = identity
+            if run is not None:
+                self._events += judgement.feed_run(f"frozen-{identity}", run)
+                heard = True
+        for identity, canaries in await self._store.canaries.runs_after(self._last_canaries):
+            self._last_canaries = identity
+            if canaries is None:
+                self._log.warning("canary_run_damaged", id=identity)
+                continue
+            self._events += judgement.feed_canaries(f"canaries-{identity}", canaries)
+            heard = True
+        return heard
+
     async def _checkpoint(self, judgement: Judgement, fed: int, *, heard: bool) -> bool:
         """Write the state and tell the world; False when another replica has taken over.
 
-        `heard` says that the frozen probes were replayed.
+        `heard` says that the frozen probes were replayed, or the canaries.
         """
         if not await self._store.hold_lease(self._token, self._lease_seconds):
             return False
@@ -173,17 +186,19 @@ class Judge:
 
     def _state(self, judgement: Judgement) -> dict[str, Any]:
         """Give what a checkpoint holds: the state and the last entries that it counts."""
-        return {"last": self._last, "last_run": self._last_run, **judgement.to_state()}
+        places = {"last": self._last, "last_run": self._last_run, "last_canaries": self._last_canaries}
+        return {**places, **judgement.to_state()}
 
     async def _resume(self) -> Judgement:
         """Continue from the checkpoint, or begin at the oldest observation that is kept."""
         state = await self._store.load_checkpoint()
         if state is None:
-            self._last = self._last_run = START
+            self._last = self._last_run = self._last_canaries = START
             return Judgement(self._options)
         try:
             judgement = Judgement.from_state(state, self._options)
             self._last, self._last_run = state["last"], state["last_run"]
+            self._last_canaries = state.get("last_canaries", START)
         except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
             raise StoreError(
                 f"{self._store.keys.judge}: the checkpoint cannot be used: {error}. Delete the key to calibrate anew"

@@ -3,7 +3,8 @@
 One page for one event: evidence is pooled with weights that sum to one, so the promise of weeks between false pages
 holds for all signals and slices together (docs/statistics.md). An alarm stays open, and nothing pages again, until all
 that drifted is back or a person says so; slices that follow join it, and it escalates when a larger fall is proved.
-Replays of the frozen probes page by paired tests of their own (`probe_watch`) and share the one alarm.
+Runs of the frozen probes and of the canaries page by paired tests of their own (`probe_watch`, `canary_watch`) and
+share the one alarm.
 
 Everything here is a function of the observations in their order: no clock, no randomness, no IO. That is what makes a
 killed and restarted judge raise the same alarm at the same observation.
@@ -15,13 +16,13 @@ from dataclasses import astuple, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from sidecar.drift.mix import split
-from sidecar.drift.sessions import SessionTracker
-from sidecar.judge.alarms import live_alarm, probe_alarm
+from sidecar.judge.alarms import canary_alarm, live_alarm, probe_alarm
+from sidecar.judge.canary_watch import CanaryWatch
 from sidecar.judge.leader import leader, without_mix
-from sidecar.judge.mix_watch import MixWatch
 from sidecar.judge.probe_watch import ProbeWatch
 from sidecar.judge.signal_watch import SignalWatch
 from sidecar.judge.tickets import Tickets
+from sidecar.judge.traffic import Traffic
 from sidecar.judge.verdicts import proved, verdict_of
 from sidecar.model import (
     SEVERITIES,
@@ -37,12 +38,14 @@ from sidecar.model import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sidecar.drift.canary_run import CanaryRun
     from sidecar.drift.mix import Split
     from sidecar.drift.probe_run import FrozenRun
+    from sidecar.judge.mix_watch import MixWatch
     from sidecar.judge.options import JudgeOptions
     from sidecar.judge.track import Drop
     from sidecar.judge.verdicts import Judged
-    from sidecar.model import AuditEvent, Observation
+    from sidecar.model import Alarm, AuditEvent, Observation
 
 STATE_VERSION = 2
 
@@ -75,11 +78,9 @@ class Judgement:
         self.alarm_id: str | None = None
         self.severity: Severity = "none"
         self.last_request = ""
-        self.sessions = SessionTracker(options.disrupted)
-        self.slices = MixWatch(options.recent_queries)
-        self.clusters = MixWatch(options.recent_queries)
-        self.fidelity = MixWatch(options.recent_queries)
+        self.traffic = Traffic(options.disrupted, options.recent_queries)
         self.probes = ProbeWatch(options.min_effect)
+        self.canaries = CanaryWatch(options.min_effect)
         self._tickets = Tickets()
 
     @property
@@ -106,7 +107,7 @@ class Judgement:
             if value is not None and (names := watch.take(value, observation, learning=learning)):
                 touched.append((watch, names))
                 if watch is self.first:
-                    self._count_mix(observation, value)
+                    self.traffic.count(observation, value, calibrating=self.accepted is None)
         if touched and touched[0][0] is self.first and observation.session and observation.weight > 0:
             disruption = observation.values[self.first.signal]
             touched += self._close_sessions(observation, disruption, learning=learning)
@@ -138,9 +139,26 @@ class Judgement:
             return [] if self.alarm_id is None else self._recover(identity, run.at)
         self.probes.drifted = True
         found = probe_alarm(identity, run, paired, self.probes, accepted=watch.accepted, tiers=self.options.tiers)
+        return self._raise(found)
+
+    def feed_canaries(self, identity: str, run: CanaryRun) -> list[AuditEvent]:
+        """Take in one run of the canaries: what it found, and what follows from its fall below the accepted stack."""
+        watch = self.first
+        events: list[AuditEvent] = []
+        events += self.canaries.findings(identity, run, accepted_at=watch.accepted_at)
+        if watch.accepted is None or watch.accepted_at != run.accepted_at:
+            return events
+        for one, change in (paging := self.canaries.take(run)):
+            place = f"{identity}/{one.set.name}"
+            accepted, tiers = watch.accepted, self.options.tiers
+            events += self._raise(canary_alarm(place, run, one, change, self.canaries, accepted=accepted, tiers=tiers))
+        return events if paging or self.alarm_id is None else [*events, *self._recover(identity, run.at)]
+
+    def _raise(self, found: Alarm) -> list[AuditEvent]:
+        """Open the alarm, or let an open one say the worse of both severities."""
         if self.alarm_id is not None:
-            return self._escalate_to(found.severity, identity, run.at)
-        self._open(identity, found.severity)
+            return self._escalate_to(found.severity, found.id, found.at)
+        self._open(found.id, found.severity)
         return [found]
 
     def recalibrate(self, identity: str, at: float, by: str, why: str) -> list[AuditEvent]:
@@ -199,7 +217,7 @@ class Judgement:
 
     def mix(self, queries: int | None = None) -> tuple[Split | None, Split | None]:
         """Split the change of the first signal's level over the last `queries` by slices, and by clusters in them."""
-        return self._split(self.slices, queries), self._split(self.clusters, queries)
+        return self._split(self.traffic.slices, queries), self._split(self.traffic.clusters, queries)
 
     def whole_weights(self) -> dict[str, float]:
         """Give the weight that the whole stream of each judged signal has in the pager."""
@@ -214,11 +232,9 @@ class Judgement:
             "alarm_id": self.alarm_id,
             "severity": self.severity,
             "last_request": self.last_request,
-            "sessions": self.sessions.to_state(),
-            "slices": self.slices.to_state(),
-            "clusters": self.clusters.to_state(),
-            "fidelity": self.fidelity.to_state(),
+            **self.traffic.to_state(),
             "probes": self.probes.to_state(),
+            "canaries": self.canaries.to_state(),
             "tickets": self._tickets.open,
         }
 
@@ -242,15 +258,11 @@ class Judgement:
         made.alarm_id = state["alarm_id"]
         made.severity = state["severity"]
         made.last_request = state["last_request"]
-        made.sessions = SessionTracker.from_state(state["sessions"])
-        if made.sessions.threshold != options.disrupted:  # what counts as hit is another thing now
-            made.sessions = SessionTracker(options.disrupted)
-            if SESSIONS in made.watches:
-                made.watches[SESSIONS].forget()
-        made.slices = MixWatch.from_state(state["slices"], options.recent_queries)
-        made.clusters = MixWatch.from_state(state["clusters"], options.recent_queries)
-        made.fidelity = MixWatch.from_state(state["fidelity"], options.recent_queries)
+        if not made.traffic.restore(state) and SESSIONS in made.watches:  # what counts as hit is another thing now
+            made.watches[SESSIONS].forget()
         made.probes.restore(state["probes"])
+        if "canaries" in state:  # earlier versions had none
+            made.canaries.restore(state["canaries"])
         made._tickets = Tickets(state["tickets"])
         return made
 
@@ -259,8 +271,7 @@ class Judgement:
         if before is None or before == stack:
             return
         if {"reference_encoder", "reference_index"} & set(stack.changes_since(before)):
-            # Clusters are numbered by the reference; other numbers mean other groups.
-            self.clusters = MixWatch(self.options.recent_queries)
+            self.traffic.forget_clusters()
         calibrating = self.accepted is None
         for watch in self.watches.values():
             watch.notice_stack(before, stack)
@@ -268,33 +279,18 @@ class Judgement:
             self._forget_traffic()
 
     def _forget_traffic(self) -> None:
-        """Forget the accepted mix and the sessions seen."""
-        self.sessions = SessionTracker(self.options.disrupted)
-        self.slices = MixWatch(self.options.recent_queries)
-        self.clusters = MixWatch(self.options.recent_queries)
-        self.fidelity = MixWatch(self.options.recent_queries)
+        """Forget what was accepted beside the baselines."""
+        self.traffic.forget()
         self.probes.reset()
+        self.canaries.forget()
         self._tickets.forget()
-
-    def _count_mix(self, observation: Observation, value: float) -> None:
-        """Count who asked. Floor samples would distort the mix."""
-        if observation.weight > 0:
-            calibrating = self.accepted is None
-            self.slices.add(observation.slice, value, calibrating=calibrating)
-            if observation.cluster is not None:
-                # Within slices: a slice of another style of question is in the same topics (docs/attribution.md).
-                group = f"{observation.slice}/{observation.cluster}"
-                self.clusters.add(group, value, calibrating=calibrating)
-            served = next((one for name, one in observation.values.items() if name.startswith("fidelity@")), None)
-            if served is not None:
-                self.fidelity.add(WHOLE_STREAM, served, calibrating=calibrating)
 
     def _close_sessions(
         self, observation: Observation, value: float, *, learning: bool
     ) -> list[tuple[SignalWatch, list[str]]]:
         """Count the retrieval in its session; each session that is over gives one value of the session signal."""
         watch = self.watches.get(SESSIONS)
-        closed = self.sessions.add(observation.session or "", observation.at, value <= self.options.disrupted)
+        closed = self.traffic.close_sessions(observation, value)
         if watch is None or not closed:
             return []
         for session in closed:
@@ -334,7 +330,7 @@ class Judgement:
         watch, track = self.watches[signal], judged[signal, name][1]
         self._open(identity, proved(judged, self.options))
         track.mark_drifted(observation.at, drop.level)
-        by_slice = self._split(self.slices, track.start.n if track.start is not None else None)
+        by_slice = self._split(self.traffic.slices, track.start.n if track.start is not None else None)
         found = live_alarm(identity, observation, watch, name, drop=drop, by_slice=by_slice)
         return [replace(found, severity=self.severity, evidence=total, threshold=threshold)]
 
@@ -344,7 +340,7 @@ class Judgement:
         drop = track.drop()
         if drop is None or track.start is None or name != WHOLE_STREAM or signal != self.first.signal:
             return drop
-        by_slice = self._split(self.slices, track.start.n)
+        by_slice = self._split(self.traffic.slices, track.start.n)
         return drop if by_slice is None else without_mix(drop, by_slice)
 
     def _join(self, signal: str, name: str, at: float) -> None:
@@ -376,16 +372,20 @@ class Judgement:
     def _recover(self, identity: str, at: float) -> list[AuditEvent]:
         """End the alarm when everything that drifted is back, or has given no values for days.
 
-        What drifted may also not be watched any more: the settings changed.
+        What drifted may also not be watched any more: the settings changed. Live values are silent while others go on:
+        a judge that works off a backlog is days behind the clock of the replays.
         """
-        drifted = [track for watch in self.watches.values() for track in watch.tracks.values() if track.alarm_at]
-        silent = [track for track in drifted if track.last_at is None or at - track.last_at > SILENT_SECONDS]
+        tracks = [track for watch in self.watches.values() for track in watch.tracks.values()]
+        newest = max((track.last_at for track in tracks if track.last_at is not None), default=at)
+        drifted = [track for track in tracks if track.alarm_at]
+        silent = [track for track in drifted if track.last_at is None or newest - track.last_at > SILENT_SECONDS]
         if not all(track.recovered for track in drifted if track not in silent):
             return []
-        probes_silent = self.probes.drifted and at - (self.probes.last_at or at) > SILENT_SECONDS
-        if self.probes.drifted and not self.probes.recovered and not probes_silent:
+        fallen = [gauge for gauge in (self.probes, self.canaries) if gauge.drifted]
+        gone = [gauge for gauge in fallen if at - (gauge.last_at or at) > SILENT_SECONDS]
+        if not all(gauge.recovered for gauge in fallen if gauge not in gone):
             return []
-        how = "silent" if silent or probes_silent else "recovered"
+        how = "silent" if silent or gone else "recovered"
         ended = self._end(f"{identity}/end", at, how, "", "")
         for watch in self.watches.values():
             watch.reset()
@@ -394,5 +394,6 @@ class Judgement:
     def _end(self, identity: str, at: float, how: Any, by: str, why: str) -> list[AuditEvent]:
         alarm, self.alarm_id, self.severity = self.alarm_id, None, "none"
         self.probes.reset()
+        self.canaries.reset()
         self._tickets.forget("fall")
         return [] if alarm is None else [AlarmEnded(identity, at, alarm, how, by, why)]

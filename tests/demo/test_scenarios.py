@@ -49,7 +49,7 @@ def result(done):
 
 
 def test_the_default_demo_catches_a_genuine_accident():
-    """The fine-tuned encoder is named within 200 queries, and retrieval really got worse by more than 8 %."""
+    """The fine-tuned encoder is named within 200 queries, retrieval really fell, and the first canary run says trap."""
     done = demo()
     found = result(done)
     assert done.returncode == 0, done.stderr
@@ -62,8 +62,29 @@ def test_the_default_demo_catches_a_genuine_accident():
     quality = found["ndcg_at_10"]
     assert quality["after"] <= 0.92 * quality["before"]
     assert found["settled"]["encoder_similarity"] < 0.99
+    whole, *domains = found["canaries"]
+    assert whole["name"] == "precision_trap"
+    assert whole["retrieval"]["now"] <= 0.8 * whole["retrieval"]["before"]
+    assert whole["sensitivity"]["now"]["auc"] >= whole["sensitivity"]["before"]["auc"] + 0.02
+    assert len(domains) == 6
+    assert sum(one["name"] == "precision_trap" for one in domains) >= 4
     for part in ("ALARM", "since", "changed: deployed encoder", "95 % interval", "weeks of false-page budget"):
         assert part in done.stderr
+
+
+def test_a_benign_build_is_called_changed_and_no_trap(small):
+    """The same encoder with 8-bit weights raises nothing, and no domain is called a trap or a loss."""
+    done = demo("--scenario", "int8-build", "--corpus", str(small))
+    found = result(done)
+    assert done.returncode == 0, done.stderr
+    assert found["alarm"] is None
+    assert found["canaries"][0]["name"] == "changed_not_worse"
+    assert {one["name"] for one in found["canaries"]} <= {
+        "unchanged",
+        "changed_not_worse",
+        "changed_unclear",
+        "improved",
+    }
 
 
 @pytest.mark.parametrize("scenario", ["half-index", "lost-prefix", "query-shift"])

@@ -46,7 +46,7 @@ def test_every_setting_and_metric_that_prose_mentions_exists():
 
 COMMANDS = [
     "run", "config check", "config show", "index build", "status", "calibrate", "fixed", "freeze", "plan",
-    "observations", "replay-log", "demo",
+    "observations", "replay-log", "gate", "probes list", "probes show", "probes lint", "probes card", "demo",
 ]  # fmt: skip
 
 

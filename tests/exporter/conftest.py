@@ -53,9 +53,9 @@ class Around:
         return self.token
 
 
-def metrics() -> Metrics:
+def metrics(*, frozen: bool = False) -> Metrics:
     """Make the instruments of one sidecar with those of the intake."""
-    made = Metrics(signals=[SIGNAL], k=10, version="0.1.0", pages=26.0, tickets=4.0, now=lambda: NOW)
+    made = Metrics(signals=[SIGNAL], k=10, version="0.1.0", pages=26.0, tickets=4.0, now=lambda: NOW, frozen=frozen)
     made.registry.register(IntakeCollector())
     return made
 

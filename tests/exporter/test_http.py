@@ -13,6 +13,7 @@ from sidecar.judge.judgement import Judgement
 from sidecar.model import BaselineAccepted, Stack
 from sidecar.redis_edge import connect
 from sidecar.store import Store
+from tests.exporter.canary_runs import AT, labelled, library, pairs, ran
 from tests.exporter.conftest import Around, serving
 from tests.judge.observations import SIGNAL, options, stream
 
@@ -247,6 +248,32 @@ async def test_the_audit_trail_is_served_in_the_asked_number(around, http):
             assert answer.status == 400, count
 
 
+async def test_the_last_run_of_the_canaries_is_served_whole(around, http):
+    """Null before the first run (or for one of another version), then all that it found for each set and domain."""
+    async with http.get("/api/v1/canaries") as answer:
+        assert (answer.status, await answer.json()) == (200, None)
+    await around.store.hold_lease("one", 60)
+    for at in (AT, AT + 1.0):
+        run = ran(library(labelled(), pairs()), lost=("law",), pushed=0.2, at=at)
+        assert await around.store.canaries.add_run("one", run, [])
+    async with http.get("/api/v1/canaries") as answer:
+        assert answer.content_type == "application/json"
+        found = json.loads(await answer.text(), parse_constant=pytest.fail)  # NaN is no JSON
+    assert (found["at"], found["accepted_at"]) == (AT + 1.0, run.accepted_at)
+    assert found["stack"]["deployed_encoder"] == run.stack.deployed_encoder
+    (one,) = found["retrieval"]
+    assert (one["set"]["name"], one["set"]["checksum"]) == ("questions", "first")
+    law = next(change for change in one["changes"]["accepted"] if change["domain"] == "law")
+    measured = law["measures"]["ndcg@10"]
+    assert measured["before"] > measured["now"] == one["means"]["deployed"]["law"]["ndcg@10"]
+    names = {signature["domain"]: signature["name"] for signature in one["signatures"]["accepted"]}
+    assert names == {"all": "precision_trap", "law": "precision_trap", "pets": "changed_not_worse"}
+    assert {change["phenomenon"] for change in found["composition"][0]["changes"]["accepted"]} >= {"negation"}
+    await around.store.redis.xadd(around.store.keys.canary_runs, {"run": "of another version"})
+    async with http.get("/api/v1/canaries") as answer:
+        assert (answer.status, await answer.json()) == (200, None)
+
+
 async def test_redis_trouble_is_a_503_and_no_crash(own_redis):
     """Before Redis is reached, and when it is away or damaged, what needs it answers 503 in JSON; the rest goes on."""
     client = connect(own_redis.url, retries=0)
@@ -265,6 +292,8 @@ async def test_redis_trouble_is_a_503_and_no_crash(own_redis):
             async with http.get("/api/v1/audit") as answer:
                 assert answer.status == 503
                 assert (await answer.json())["error"]
+            async with http.get("/api/v1/canaries") as answer:
+                assert answer.status == (200 if prepare is not None else 503)  # the trail is damaged, not the runs
             async with http.get("/metrics") as answer:
                 assert answer.status == 200
         async with http.post("/api/v1/calibrations", headers=TOKEN, json=ASK) as answer:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from prometheus_client import generate_latest
@@ -15,7 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from sidecar.intake.options import IntakeCounts
 from sidecar.judge.judgement import Judgement
 from sidecar.model import Observation
+from sidecar.probesets.library import find_sets
 from sidecar.replay.compare import signal_names
+from tests.exporter.canary_runs import ran
 from tests.exporter.conftest import metrics
 from tests.judge.observations import HOUSE, SIGNAL, options, stream
 from tests.replay.doubles import retrievers
@@ -57,26 +60,44 @@ def judged(count, names=None, **drop) -> Judgement:
     return judgement
 
 
-def full():
-    """Make a registry as full as the default settings let it become: 20 named slices, all judged."""
-    made = metrics()
+def full(*, frozen=False):
+    """Make a registry as full as the default settings let it become: 20 named slices, all judged, and all canaries."""
+    made = metrics(frozen=frozen)
     names = [f"slice-{number:02d}" for number in range(20)]
     made.know_slices(["default", "other", *names])
     made.replayed(list(observations(["default", "other", *names])))
     made.judge.on_duty(True)
     made.judge.judged(judged(4400, ["default", "other", *names]), 4400)
-    for retriever in (retrievers().pair.deployed, retrievers().pair.reference):
+    pair = retrievers(frozen=frozen).pair
+    for retriever in (pair.deployed, pair.reference, *([pair.frozen] if pair.frozen else ())):
         made.retriever_loaded(retriever)
+    bundled, run = bundled_run()
+    made.canaries.canaries_known(bundled)
+    made.canaries.canaries_ran(run, 1.0, 2.0)
     return made
 
 
-def test_twenty_slices_cost_fewer_than_two_thousand_series():
+@cache
+def bundled_run():
+    """Give the bundled sets and a run of them in which every domain and phenomenon changed."""
+    bundled = find_sets()
+    domains = {name for one in bundled.sets if one.kind == "retrieval" for name in one.groups}
+    return bundled, ran(bundled, lost=domains, pushed=0.05)
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["without-frozen-copy", "with-frozen-copy"])
+def test_twenty_slices_and_the_bundled_canaries_cost_fewer_than_two_thousand_series(frozen):
     """The series of a full registry are counted: the bound that the documentation names holds."""
-    made = full()
-    count = len(samples(made))
-    slices = {dict(labels).get("slice") for _, labels in samples(made)}
-    assert len(slices - {None}) == 23  # 20, default, other, all
-    assert 500 < count < MOST_SERIES, count
+    made = full(frozen=frozen)
+    found = samples(made)
+    assert len({dict(labels).get("slice") for _, labels in found} - {None}) == 23  # 20, default, other, all
+    assert len({dict(labels).get("domain") for _, labels in found} - {None}) == 7  # six, all
+    assert len({dict(labels).get("phenomenon") for _, labels in found} - {None}) == 8  # seven, all
+    assert len({dict(labels).get("threshold") for _, labels in found} - {None}) == 3
+    assert 500 < len(found) < MOST_SERIES, len(found)
+    assert not [
+        name for (name, _), value in found.items() if name.startswith("rag_drift_canary_") and math.isnan(value)
+    ]
 
 
 @pytest.mark.parametrize("make", [metrics, full])

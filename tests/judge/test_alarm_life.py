@@ -219,7 +219,7 @@ def test_sessions_are_a_signal_of_their_own():
     events = feed(judgement, observations())
     assert {event.signal for event in of(events, BaselineAccepted)} == {SIGNAL, SESSIONS}
     assert len(of(events, Alarm)) == 1
-    summary = judgement.sessions.summary()
+    summary = judgement.traffic.sessions.summary()
     assert summary.sessions > 2500
     states = {(one.signal, one.slice): one for one in judgement.verdicts()}
     assert states[SESSIONS, WHOLE_STREAM].evidence > 26

@@ -111,7 +111,7 @@ def test_another_meaning_of_disrupted_begins_the_sessions_anew():
     feed(judgement, sessions(1000, steps=2))
     again = reread(judgement, with_sessions(disrupted=0.4))
     assert again.watches[SESSIONS].accepted is None
-    assert again.sessions.threshold == 0.4
+    assert again.traffic.sessions.threshold == 0.4
     assert again.accepted is not None
 
 

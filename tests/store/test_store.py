@@ -16,6 +16,7 @@ from sidecar.intake import Consumer, IntakeOptions, Sampler, SamplingOptions, Sl
 from sidecar.model import Alarm, BaselineAccepted, CalibrationStarted, Observation, Stack
 from sidecar.redis_edge import connect
 from sidecar.store import START, Keys, Request, Store
+from tests.store.test_canary_store import run, scores
 
 STREAM, GROUP = "rag:queries", "rag-drift"
 STACK = Stack("enc-a", "idx-a", "enc-r", "idx-r")
@@ -275,7 +276,7 @@ async def test_redis_away_is_a_store_error_and_not_reachable(own_redis):
 COMMANDS = tuple(
     (  # noqa: SIM905  (a list to read and to copy)
         "ping client evalsha script xadd xreadgroup xread xack xclaim xpending xrange xrevrange xgroup "
-        "xinfo get set del pexpire hget hgetall hlen hmget hset hsetnx hdel hincrby"
+        "xinfo get set del pexpire hget hgetall hkeys hlen hmget hset hsetnx hdel hincrby"
     ).split()
 )
 """What a sidecar needs; docs/events.md lists it for the intake alone."""
@@ -314,6 +315,10 @@ async def everything(store: Store) -> None:
     assert await store.load_checkpoint() == {"last": "1-0"}
     await store.remember_fingerprint("a", b"x")
     assert await store.fingerprints() == {"a": b"x"}
+    await store.canaries.keep_scores("one", "old", scores())
+    assert await store.canaries.add_run("one", run(1.0), [])
+    assert await store.canaries.scores("old") is None
+    assert await store.canaries.last_run() == (await store.canaries.runs_after(START))[0][1]
     assert len(await store.audit()) == 1
     await store.ask(Request("a", "recalibrate", "b", "c"))
     assert await store.request()

@@ -1,0 +1,1 @@
+"""Probe sets: canary inputs that never change, as folders of data."""
