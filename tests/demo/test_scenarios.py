@@ -115,7 +115,7 @@ def test_the_wrong_verdict_is_exit_1(small):
     done = demo("--scenario", "fine-tuned", "--corpus", str(small), "--queries", "1")
     found = result(done)
     assert done.returncode == 1
-    assert found["verdict"] == "no alarm"
+    assert found["verdict"].startswith("no alarm")
     assert not found["passed"]
 
 
