@@ -168,7 +168,9 @@ def test_a_reader_never_finds_half_a_copy(tmp_path):
         while not stop.is_set():
             place = tmp_path / "current"
             looks += 1
-            if not (place / "a").is_file():
+            target = place.readlink()
+            # A copy may be replaced while it is looked at; it must be whole for as long as the link points at it.
+            if not (tmp_path / target / "a").is_file() and place.readlink() == target:
                 torn.append(looks)
 
     def install(number):
