@@ -18,7 +18,7 @@ from sidecar.errors import ConfigurationError
 from sidecar.intake import FieldMap, IntakeOptions, Sampler, SamplingOptions, SliceRegistry
 from sidecar.judge.judgement import SESSIONS
 from sidecar.judge.options import JudgeOptions
-from sidecar.probesets.library import Library, find_sets
+from sidecar.probesets.library import Library, find_sets, set_places
 from sidecar.replay.canaries import CanaryOptions
 from sidecar.replay.frozen import FrozenOptions
 from sidecar.replay.probe_book import TextKey
@@ -60,7 +60,7 @@ def checked(settings: Settings) -> Settings:
     )
     intake_options(settings)
     frozen_options(settings)
-    canary_sets(settings)
+    set_places(settings.canaries.bundled, settings.canaries.folders)  # read once, where they are used
     for retriever in (settings.retrievers.deployed, settings.retrievers.reference):
         encoder_options(retriever)
     secret(settings.redis.password, settings.redis.password_file, "redis.password_file")

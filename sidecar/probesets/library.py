@@ -51,6 +51,15 @@ def bundled_folder() -> Path:
 def find_sets(bundled: Sequence[str] | None = None, folders: Sequence[Path] = ()) -> Library:
     """Read the bundled sets of these names (None: all), and every set in `folders`.
 
+    Raises:
+        ConfigurationError: as `set_places`.
+    """
+    return _read(set_places(bundled, folders))
+
+
+def set_places(bundled: Sequence[str] | None = None, folders: Sequence[Path] = ()) -> list[Path]:
+    """Give the folders of the sets that are asked for, without reading them.
+
     A folder is a set itself or holds sets, one folder each; hidden ones are passed over.
 
     Raises:
@@ -70,7 +79,7 @@ def find_sets(bundled: Sequence[str] | None = None, folders: Sequence[Path] = ()
             places += [folder] if looks_like_a_set(folder) or not inner else inner
         except OSError as error:
             raise ConfigurationError(f"probe sets: {folder} cannot be read ({error.strerror})") from None
-    return _read(places)
+    return places
 
 
 def _read(places: Sequence[Path]) -> Library:
