@@ -46,6 +46,7 @@ bench: install  ## The benchmarks; each prints ratios measured in one run
 	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/footprint.py
 	$(BIN)/python benchmarks/canaries.py
+	$(BIN)/python -m benchmarks.scrape
 
 docs: install  ## Write the generated tables of the documentation
 	$(BIN)/python docs/tables.py
@@ -75,9 +76,9 @@ $(VENV)/.installed-test: $(VENV)/.installed-demo
 
 system:  ## Debian packages that the tests run for real (only as root, only where apt is)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-	  && ! { command -v redis-server && command -v promtool; } >/dev/null; then \
+	  && ! { command -v redis-server && command -v promtool && command -v amtool; } >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	    redis-server prometheus >/dev/null; fi
+	    redis-server prometheus prometheus-alertmanager >/dev/null; fi
 
 clean:  ## Remove what was built and installed here
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -81,6 +81,26 @@ def lint_table() -> str:
     return "\n".join(rows + [f"| `{name}` | {severity} | {what} |" for name, (severity, what) in RULES.items()])
 
 
+def alerts_table() -> str:
+    """Give one row per alert and severity, in the order of the rule files."""
+    import yaml
+
+    rows = ["| alert | severity | after | what it says |", "| --- | --- | --- | --- |"]
+    seen: set[tuple[str, str]] = set()
+    for file in ("alerts", "slo-7d"):  # the other file of the objective differs in its thresholds only
+        content = yaml.safe_load((HERE.parent / "dashboards" / "rules" / f"{file}.yaml").read_text(encoding="utf-8"))
+        for rule in (rule for group in content["groups"] for rule in group["rules"]):
+            name, severity = rule["alert"], rule["labels"]["severity"]
+            loop = f" ({rule['labels']['loop']})" if "loop" in rule["labels"] else ""
+            assert (name, severity) not in seen, f"{name} has two rules of severity {severity}"
+            seen.add((name, severity))
+            link = f"[`{name}`](runbooks/{name.lower()}.md)"
+            rows.append(
+                f"| {link}{loop} | {severity} | {rule.get('for', 'at once')} | {rule['annotations']['summary']} |"
+            )
+    return "\n".join(rows)
+
+
 def schema() -> str:
     """Give the JSON schema of `probe.yaml`."""
     from sidecar.probesets.manifest import json_schema
@@ -106,6 +126,7 @@ def main(*, check: bool) -> int:
     for file, text in (
         (HERE / "settings.md", render(HERE / "settings.md", settings_table())),
         (HERE / "metrics.md", render(HERE / "metrics.md", metrics_table())),
+        (HERE / "alerts.md", render(HERE / "alerts.md", alerts_table())),
         (HERE / "probe-sets.md", render(HERE / "probe-sets.md", probe_keys_table(), lint_table())),
         (HERE.parent / "probes" / "probe.schema.json", schema()),
     ):

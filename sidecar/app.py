@@ -204,6 +204,11 @@ class Sidecar:
         """Run the loops until the sidecar is stopped or its settings were reloaded."""
         settings = self.settings
         queue: asyncio.Queue[QueryEvent] = asyncio.Queue(settings.replay.queue_size)
+        self.metrics.cycles(
+            judge=settings.judge.lease_seconds,
+            frozen=settings.frozen.every_seconds,
+            canaries=settings.canaries.every_seconds,
+        )
         consumer = self._consumer = await self._make_consumer(store, queue)
         self._intake_metrics.source = (consumer.counts, queue)
         token = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"

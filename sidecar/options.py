@@ -203,6 +203,7 @@ def judge_options(settings: Settings) -> JudgeOptions:
         weeks_between_false_tickets=judge.weeks_between_false_tickets,
         tiers=judge.tiers,
         disrupted=judge.disrupted,
+        objective=judge.objective,
         min_effect=judge.min_effect,
         confidence=judge.confidence,
         recent_queries=judge.recent_queries,

@@ -267,6 +267,13 @@ class Judge(Section):
         description="Falls, relative to the baseline, that make an alarm `major` and `critical` once they are proved",
     )
     disrupted: Share = Field(0.2, description="A retrieval counts as disrupted when the first signal is at most this")
+    objective: float = Field(
+        0.95,
+        ge=0.94,
+        lt=1,
+        description="Share of the queries that should reach the accepted floor of their slice: the error budget behind "
+        "`rag_drift_slo_budget_ratio`",
+    )
     min_effect: Share = Field(0.02, description="Smallest fall, relative to the baseline, that may page")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the intervals")
     recent_queries: int = Field(1000, ge=50, description="Queries behind the current level while steady")

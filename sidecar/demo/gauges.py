@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 
     import aiohttp
 
+AGREEMENT = frozenset(
+    f"rag_drift_{family}_{part}"
+    for family in ("agreement_ratio", "agreement_detail_ratio")
+    for part in ("sum", "count")
+)
+
 
 @dataclass(slots=True)
 class Gauges:
@@ -42,7 +48,7 @@ class Gauges:
         self.moved = ((found.get("mix") or {}).get("slice") or {}).get("distance", self.moved)
         agreement: dict[tuple[str, str], float] = {}
         for sample in (sample for family in families for sample in family.samples):
-            if sample.name in {"rag_drift_agreement_ratio_sum", "rag_drift_agreement_ratio_count"}:
+            if sample.name in AGREEMENT:
                 key = (sample.labels["signal"], sample.name.rpartition("_")[2])
                 agreement[key] = agreement.get(key, 0.0) + sample.value
             elif sample.name == "rag_drift_observations_judged_total":

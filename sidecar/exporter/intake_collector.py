@@ -50,10 +50,11 @@ class IntakeCollector(Collector):
         yield _gauge("queue_length", "Queries that wait for replay.", queue.qsize())
         yield _gauge("queue_limit", "Queries that may wait for replay.", queue.maxsize)
         state = counts.state
+        # The count goes on where an earlier process stopped. A 0 before the first look would make that a sudden loss.
         yield CounterMetricFamily(
             "rag_drift_events_lost",
-            "Entries that were trimmed from the stream before the group read them.",
-            value=state.lost if state else 0,
+            "Entries that were trimmed from the stream before the group read them; absent until it was looked at.",
+            value=state.lost if state else None,
         )
         yield _gauge(
             "events_lost_estimated",

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from prometheus_client import Counter, Gauge
 
 from sidecar.drift.attribution import Cause
+from sidecar.exporter.objective_metrics import ObjectiveMetrics
 from sidecar.exporter.plan_metrics import PlanMetrics
 from sidecar.judge.canary_watch import CANARIES
 from sidecar.judge.probe_watch import FROZEN_PROBES
+from sidecar.judge.tickets import DIRECTIONS
 from sidecar.model import SEVERITIES, STACK_PARTS, Alarm, AlarmEnded, BaselineAccepted, Ticket
 
 if TYPE_CHECKING:
@@ -104,7 +106,10 @@ class JudgeMetrics:
             self._alarms.labels(signal)
         for how in ("recovered", "silent", "fixed", "recalibrated"):
             self._ended.labels(how)
-        for direction in ("fall", "rise"):
+        self._ticket = gauge(
+            "ticket_open", "1 while a ticket's evidence stands: a fall short of an alarm, or a rise.", ["direction"]
+        )
+        for direction in DIRECTIONS:
             self._tickets.labels(direction)
         self._changed = gauge("stack_changed", "1 while this part is another than the accepted baseline's.", ["part"])
         for part in STACK_PARTS:
@@ -156,6 +161,7 @@ class JudgeMetrics:
         )
         self._signals = tuple(signals)
         self._plan = PlanMetrics(registry, self._signals)
+        self._objective = ObjectiveMetrics(registry)
         self._clear()
 
     def on_duty(self, active: bool) -> None:
@@ -187,6 +193,7 @@ class JudgeMetrics:
         self._pager.set(_log10(judgement.evidence))
         self._rise.set(_log10(judgement.rise))
         self._open.set(SEVERITIES.index(judgement.severity))
+        self._show_tickets(judgement.tickets.open)
         for signal, watch in judgement.watches.items():
             self._accepted_at.labels(signal).set(watch.accepted_at or 0)
             self._set_aside.labels(signal).set(watch.set_aside)
@@ -195,6 +202,7 @@ class JudgeMetrics:
             self._show_mix(grouping, split)
         self._show_sessions(judgement)
         self._plan.show(judgement)
+        self._objective.show(judgement)
         self._judged.inc(observations)
         self._evaluated_at.set(self._now())
 
@@ -241,6 +249,7 @@ class JudgeMetrics:
         self._pager.set(LEAST_LOG10)
         self._rise.set(LEAST_LOG10)
         self._open.set(0)
+        self._show_tickets(())
         for signal in self._signals:
             self._accepted_at.labels(signal).set(0)
             self._set_aside.labels(signal).set(0)
@@ -251,12 +260,17 @@ class JudgeMetrics:
         self.diagnosed(None, 0.0)
         self._recorded_at.set(0)
         self._plan.clear()
+        self._objective.clear()
 
     def _forget(self, gone: set[tuple[str, str]]) -> None:
         for labels in gone:
             for family in self._verdict_families():
                 family.remove(*labels)
         self._shown -= gone
+
+    def _show_tickets(self, open_ones: Sequence[str]) -> None:
+        for direction in DIRECTIONS:
+            self._ticket.labels(direction).set(direction in open_ones)
 
     def _show_stack(self, accepted: Stack | None, current: Stack | None) -> None:
         changed = current.changes_since(accepted) if accepted and current else ()

@@ -3,9 +3,9 @@
 The rooms below tell what happened through small protocols (`ReplayMetrics`, `WatchMetrics`, and those whose instruments
 are in `judge_metrics`, `probe_metrics` and `canary_metrics`) and know nothing of Prometheus; this class fulfils them.
 `docs/metrics.md` lists every family, and a test compares both ways.
-Labels are bounded: slices by `sampling.max_slices`, everything else by lists in the code. Histograms by slice exist
-for the first signal and replay fidelity only; the other measures are summaries (a mean each), or 20 slices would
-cost over 2,000 series.
+Labels are bounded: slices by `sampling.max_slices`, everything else by lists in the code. A histogram by slice exists
+for the first signal only; fidelity and the other measures are summaries (a mean each), or 20 slices would cost over
+2,000 series.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from prometheus_client import (
 
 from sidecar.exporter.canary_metrics import CanaryMetrics
 from sidecar.exporter.judge_metrics import JudgeMetrics
+from sidecar.exporter.objective_metrics import RATIO_BUCKETS
 from sidecar.exporter.probe_metrics import ProbeMetrics
-from sidecar.replay.compare import fidelity_name, signal_names
+from sidecar.replay.compare import signal_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from sidecar.model import Observation, Role
     from sidecar.replay.retriever import Retriever
 
-RATIO_BUCKETS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999)
 DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 PHASES = (
     "gather", "encode_deployed", "search_deployed", "encode_reference", "search_reference", "score_reference",
@@ -73,7 +73,7 @@ class Metrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
         self._now = now
-        self._by_slice = {signals[0], fidelity_name(k)}
+        self._first = signals[0]
         self._slices_seen: set[str] = set()
 
         def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
@@ -105,14 +105,14 @@ class Metrics:
         )
         self._agreement = Histogram(
             "rag_drift_agreement_ratio",
-            "Agreement of two rankings of one query, for the first tested signal and replay fidelity.",
+            "Agreement of two rankings of one query, by the first tested signal.",
             ["signal", "slice"],
             buckets=RATIO_BUCKETS,
             registry=registry,
         )
         self._detail = Summary(
             "rag_drift_agreement_detail_ratio",
-            "Agreement by the other measures, with the reference or the frozen copy; regret is 0 at best.",
+            "Agreement by the other measures, with reference, frozen copy or what was served; regret is 0 at best.",
             ["signal", "slice"],
             registry=registry,
         )
@@ -133,9 +133,19 @@ class Metrics:
         self._reload_failures = counter(
             "retriever_reload_failures", "New versions of a retriever that could not be loaded.", ["role"]
         )
+        self._outdated = gauge(
+            "retriever_outdated", "1 while the folder holds a version that could not be loaded.", ["role"]
+        )
         self._roles: tuple[Role, ...] = (*ROLES, "frozen") if frozen else ROLES
         for role in self._roles:
-            for family in (self._similarity, self._documents, self._matches, self._loaded_at, self._reload_failures):
+            for family in (
+                self._similarity,
+                self._documents,
+                self._matches,
+                self._loaded_at,
+                self._reload_failures,
+                self._outdated,
+            ):
                 family.labels(role)
             # 0 would say that an encoder is a wholly different one, or its index a wrong one, before either is loaded.
             self._similarity.labels(role).set(math.nan)
@@ -144,11 +154,21 @@ class Metrics:
             self._phases.labels(phase)
         for reason in FAILURES:
             self._replay_failures.labels(reason)
+        self._cycle = gauge(
+            "evaluation_interval_seconds",
+            "The longest that one round of this loop should take, by the settings.",
+            ["loop"],
+        )
         self._info_labels: dict[str, tuple[str, str, str]] = {}
         self._signal_names = signal_names(k, frozen=frozen)
         self.probes = ProbeMetrics(registry)
         self.canaries = CanaryMetrics(registry)
         self.judge = JudgeMetrics(registry, signals, pages=pages, tickets=tickets, now=now, retired=self._unknown)
+
+    def cycles(self, *, judge: float, frozen: float, canaries: float) -> None:
+        """Note how long one round of each loop should take at most, so that rules need not know the settings."""
+        for loop, seconds in (("judge", judge), ("frozen", frozen), ("canaries", canaries)):
+            self._cycle.labels(loop).set(seconds)
 
     def phase(self, name: str, seconds: float) -> None:
         """Note that a phase of one batch took `seconds`."""
@@ -161,7 +181,7 @@ class Metrics:
                 self._slices_seen.add(name)
                 self._replays.labels(name)
                 for signal in self._signal_names:
-                    (self._agreement if signal in self._by_slice else self._detail).labels(signal, name)
+                    self._family(signal).labels(signal, name)
 
     def replayed(self, observations: Sequence[Observation]) -> None:
         """Note observations that were written."""
@@ -169,7 +189,7 @@ class Metrics:
             self.know_slices([one.slice])
             self._replays.labels(one.slice).inc()
             for signal, value in one.values.items():
-                (self._agreement if signal in self._by_slice else self._detail).labels(signal, one.slice).observe(value)
+                self._family(signal).labels(signal, one.slice).observe(value)
 
     def replay_failed(self, reason: str, queries: int = 1) -> None:
         """Note queries that could not be replayed, or a write that failed (`store`)."""
@@ -191,6 +211,9 @@ class Metrics:
         """Note how close the encoder in use is to the accepted one; None while nobody knows (not 0)."""
         self._similarity.labels(role).set(math.nan if cosine is None else cosine)
 
+    def _family(self, signal: str) -> Histogram | Summary:
+        return self._agreement if signal == self._first else self._detail
+
     def _unknown(self) -> None:
         """Forget what only the judging replica knows."""
         for role in self._roles:
@@ -200,3 +223,8 @@ class Metrics:
     def reload_failed(self, role: str) -> None:
         """Note that a new version could not be loaded."""
         self._reload_failures.labels(role).inc()
+        self._outdated.labels(role).set(1)
+
+    def up_to_date(self, role: str) -> None:
+        """Note that the version in use is the one in the folder."""
+        self._outdated.labels(role).set(0)

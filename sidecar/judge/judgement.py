@@ -81,7 +81,7 @@ class Judgement:
         self.traffic = Traffic(options.disrupted, options.recent_queries)
         self.probes = ProbeWatch(options.min_effect)
         self.canaries = CanaryWatch(options.min_effect)
-        self._tickets = Tickets()
+        self.tickets = Tickets()
 
     @property
     def first(self) -> SignalWatch:
@@ -119,7 +119,7 @@ class Judgement:
         if touched:
             judged = self._judged()
             events += self._page(identity, observation, touched, judged)
-            events += self._tickets.write(
+            events += self.tickets.write(
                 identity,
                 observation.at,
                 judged,
@@ -235,7 +235,7 @@ class Judgement:
             **self.traffic.to_state(),
             "probes": self.probes.to_state(),
             "canaries": self.canaries.to_state(),
-            "tickets": self._tickets.open,
+            "tickets": self.tickets.open,
         }
 
     @classmethod
@@ -263,7 +263,7 @@ class Judgement:
         made.probes.restore(state["probes"])
         if "canaries" in state:  # earlier versions had none
             made.canaries.restore(state["canaries"])
-        made._tickets = Tickets(state["tickets"])
+        made.tickets = Tickets(state["tickets"])
         return made
 
     def _notice_stack(self, stack: Stack) -> None:
@@ -283,7 +283,7 @@ class Judgement:
         self.traffic.forget()
         self.probes.reset()
         self.canaries.forget()
-        self._tickets.forget()
+        self.tickets.forget()
 
     def _close_sessions(
         self, observation: Observation, value: float, *, learning: bool
@@ -395,5 +395,5 @@ class Judgement:
         alarm, self.alarm_id, self.severity = self.alarm_id, None, "none"
         self.probes.reset()
         self.canaries.reset()
-        self._tickets.forget("fall")
+        self.tickets.forget("fall")
         return [] if alarm is None else [AlarmEnded(identity, at, alarm, how, by, why)]

@@ -12,7 +12,8 @@ class JudgeOptions:
     """When to accept and when to page. `signals` are full names, `overlap@10`; the first is the one that mixes follow.
 
     `tiers` are falls relative to the mean, ascending: they make an alarm `major` and `critical`. A retrieval counts as
-    disrupted when the first signal is at most `disrupted`.
+    disrupted when the first signal is at most `disrupted`. `objective` is the share of queries that should reach the
+    floor of their slice (`drift.objective`).
     """
 
     signals: tuple[str, ...]
@@ -29,6 +30,7 @@ class JudgeOptions:
     tolerance: float = 0.02
     max_slices: int = 20
     disrupted: float = 0.2
+    objective: float = 0.95
 
     @property
     def rules(self) -> Rules:

@@ -36,6 +36,9 @@ class WatchMetrics(Protocol):
     def reload_failed(self, role: str) -> None:
         """Note that a new version could not be loaded."""
 
+    def up_to_date(self, role: str) -> None:
+        """Note that the version in use is the one in the folder."""
+
 
 class Watcher:
     """Load and reload the retrievers: one source for each role, the frozen one only where there is such a copy."""
@@ -118,6 +121,9 @@ class Watcher:
         signature = await asyncio.to_thread(source.signature)
         settled = signature == self._before[number]
         self._before[number] = signature
+        if signature == self._loaded[number]:
+            self._metrics.up_to_date(source.role)
+            self._refused[number] = None
         if signature in (self._loaded[number], self._refused[number]):
             return True
         self._outdated()
@@ -136,6 +142,7 @@ class Watcher:
             self._log.error("retriever_refused", role=source.role, error=str(error))
             return True
         self._loaded[number] = signature
+        self._metrics.up_to_date(source.role)
         retrievers.replace(retriever)
         self._log.warning(
             "retriever_replaced",

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.intake.options import IntakeCounts
@@ -138,7 +138,6 @@ def test_known_series_exist_from_the_start_with_zero():
         ("replay_failures_total", {"reason": "store"}),
         ("events_total", {"outcome": "queued"}),
         ("events_malformed_total", {"reason": "too_large"}),
-        ("events_lost_total", {}),
         ("retriever_reload_failures_total", {"role": "deployed"}),
         ("phase_duration_seconds_count", {"phase": "record"}),
         ("judge_active", {}),
@@ -164,15 +163,14 @@ def test_no_created_series_are_sent():
 
 
 def test_replayed_queries_are_counted_by_slice_with_every_signal():
-    """The tested signal and fidelity are histograms, the other measures a mean each."""
+    """The tested signal is a histogram, fidelity and the other measures a mean each."""
     made = metrics()
     made.replayed(list(observations(["legal"], 3)))
     assert value(made, "replays_total", slice="legal") == 3
-    for signal in (SIGNAL, "fidelity@10"):
-        assert value(made, "agreement_ratio_count", signal=signal, slice="legal") == 3
-        assert value(made, "agreement_ratio_bucket", signal=signal, slice="legal", le="0.6") == 0
-        assert value(made, "agreement_ratio_bucket", signal=signal, slice="legal", le="0.7") == 3
-    for signal in set(signal_names(10)) - {SIGNAL, "fidelity@10"}:
+    assert value(made, "agreement_ratio_count", signal=SIGNAL, slice="legal") == 3
+    assert value(made, "agreement_ratio_bucket", signal=SIGNAL, slice="legal", le="0.6") == 0
+    assert value(made, "agreement_ratio_bucket", signal=SIGNAL, slice="legal", le="0.7") == 3
+    for signal in set(signal_names(10)) - {SIGNAL}:
         assert value(made, "agreement_detail_ratio_sum", signal=signal, slice="legal") == pytest.approx(1.95)
 
 
@@ -245,6 +243,95 @@ def test_only_the_encoder_in_use_has_an_info_series():
     infos = [dict(labels) for (name, labels), number in samples(made).items() if name == "rag_drift_encoder_info"]
     assert sorted(info["role"] for info in infos) == ["deployed", "reference"]
     assert value(made, "index_documents", role="deployed") == 10
+
+
+def test_lost_entries_are_unknown_until_the_stream_was_looked_at():
+    """The count belongs to the deployment and goes on after a restart: a 0 before it would read as a sudden loss."""
+    import asyncio
+
+    from sidecar.exporter.intake_collector import IntakeCollector
+    from sidecar.intake.trimming import StreamState
+
+    registry, collector = CollectorRegistry(), IntakeCollector()
+    registry.register(collector)
+    counts = IntakeCounts()
+    collector.source = (counts, asyncio.Queue(1))
+    assert registry.get_sample_value("rag_drift_events_lost_total") is None
+    counts.state = StreamState(length=1, pending=0, lost=70, estimated=False, settled=True, behind_seconds=0.0)
+    assert registry.get_sample_value("rag_drift_events_lost_total") == 70
+
+
+def test_an_open_ticket_shows_until_its_evidence_is_gone():
+    """Rules need a state: a counter's increase would resolve by itself while the fall still stands."""
+    made = metrics()
+    made.judge.on_duty(True)
+    assert value(made, "ticket_open", direction="fall") == 0
+    judgement = judged(5600, drop_from=2000, keep=0.975)
+    assert judgement.alarm_id is None
+    made.judge.judged(judgement, 5600)
+    assert value(made, "ticket_open", direction="fall") == 1
+    assert value(made, "ticket_open", direction="rise") == 0
+    made.judge.on_duty(False)
+    assert value(made, "ticket_open", direction="fall") == 0
+
+
+def test_each_judged_slice_shows_its_floor_and_its_budget():
+    """The floor is a bucket edge of the live histogram, so that rules can join the two; the whole stream has none."""
+    made = metrics()
+    judgement = judged(1500)
+    made.replayed(list(observations(["legal", "support"])))
+    made.judge.judged(judgement, 1500)
+    found = samples(made)
+    edges = {dict(labels)["le"] for name, labels in found if name == "rag_drift_agreement_ratio_bucket"}
+    floors = {
+        dict(labels)["slice"]: (dict(labels)["edge"], number)
+        for (name, labels), number in found.items()
+        if name == "rag_drift_slo_floor_accepted_timestamp_seconds"
+    }
+    assert floors.keys() == {"legal", "support"}
+    for name, (edge, at) in floors.items():
+        baseline = judgement.first.tracks[name].baseline
+        bad = sum(baseline.histogram[: int(float(edge) * 100) + 1]) / baseline.n
+        assert edge in edges
+        assert at == baseline.ended_at
+        assert 2 * bad <= value(made, "slo_budget_ratio", slice=name) + 1e-12
+    made.judge.judged(judgement, 0)
+    assert {key for key in samples(made) if "slo_" in key[0]} == {key for key in found if "slo_" in key[0]}
+
+
+def test_another_baseline_exchanges_the_floor_and_duty_that_ends_takes_it_away():
+    """One floor a slice at a time on one replica, and none where nobody judges."""
+    made = metrics()
+    made.judge.judged(judged(1500), 1500)
+    before = {key for key in samples(made) if "slo_floor" in key[0]}
+    better = Judgement(options(min_slice_queries=100))
+    for identity, one in stream(1500, seed=3):
+        better.feed(identity, replace(one, values={SIGNAL: max(0.5, one.values[SIGNAL])}))
+    made.judge.judged(better, 0)
+    after = {key for key in samples(made) if "slo_floor" in key[0]}
+    assert [dict(labels)["edge"] for _, labels in sorted(before)] == ["0.0", "0.0"]
+    assert [dict(labels)["edge"] for _, labels in sorted(after)] == ["0.4", "0.4"]
+    made.judge.on_duty(False)
+    assert not [key for key in samples(made) if "slo_" in key[0]]
+
+
+def test_a_refused_version_shows_until_the_folder_holds_what_is_in_use():
+    """Failures are counted once for a version; that an old one is in use is a state."""
+    made = metrics()
+    assert value(made, "retriever_outdated", role="deployed") == 0
+    made.reload_failed("deployed")
+    assert value(made, "retriever_outdated", role="deployed") == 1
+    made.up_to_date("deployed")
+    assert value(made, "retriever_outdated", role="deployed") == 0
+    assert value(made, "retriever_reload_failures_total", role="deployed") == 1
+
+
+def test_the_cycles_of_the_loops_are_told():
+    """A rule that asks for two missed rounds takes their length from the settings, not from a guess."""
+    made = metrics()
+    made.cycles(judge=15.0, frozen=300.0, canaries=3600.0)
+    found = {loop: value(made, "evaluation_interval_seconds", loop=loop) for loop in ("judge", "frozen", "canaries")}
+    assert found == {"judge": 15.0, "frozen": 300.0, "canaries": 3600.0}
 
 
 def test_the_intake_is_read_at_scrape_time():

@@ -39,7 +39,7 @@ class Recorder:
     """Remembers what the watcher tells; the exporter that listens in production has its own tests."""
 
     def __init__(self) -> None:
-        self.loaded, self.failed = [], []
+        self.loaded, self.failed, self.outdated = [], [], set()
 
     def retriever_loaded(self, retriever):
         """Note a loaded retriever."""
@@ -48,6 +48,11 @@ class Recorder:
     def reload_failed(self, role):
         """Note a version that was refused."""
         self.failed.append(role)
+        self.outdated.add(role)
+
+    def up_to_date(self, role):
+        """Note that the version in the folder is the one in use."""
+        self.outdated.discard(role)
 
 
 class Bench:
