@@ -9,6 +9,8 @@ TORCH_INDEX ?=
 DEMO ?=
 
 TORCH_FLAGS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),)
+# Two workers, whole files each: the tests of one file share servers and models.
+TWO := -n 2 --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
 
 export HF_HUB_OFFLINE ?= 1
@@ -21,11 +23,11 @@ help:  ## Show this list
 demo: install-demo  ## Watch the sidecar catch a real fine-tuning accident (DEMO="--scenario ... --once --json")
 	@$(BIN)/rag-drift demo $(DEMO)
 
-test: install system  ## All tests
-	$(BIN)/python -m pytest
+test: install system  ## All tests, on two processors
+	$(BIN)/python -m pytest $(TWO)
 
 quick: install  ## The tests without the slow ones, on the embedded Redis only
-	$(BIN)/python -m pytest -m "not slow and not nightly" -k "not redis-7-system" -q
+	$(BIN)/python -m pytest -m "not slow and not nightly" -k "not redis-7-system" -q $(TWO)
 
 check: install  ## Lint, types, import layers, documentation tables
 	$(BIN)/ruff check .
@@ -33,6 +35,7 @@ check: install  ## Lint, types, import layers, documentation tables
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/tables.py --check
+	$(BIN)/python helm/schema.py --check
 
 bench-detection: install  ## All acceptance simulations, and the detector beside other tools (about an hour)
 	$(BIN)/python -m pytest -m nightly
@@ -48,8 +51,9 @@ bench: install  ## The benchmarks; each prints ratios measured in one run
 	$(BIN)/python benchmarks/canaries.py
 	$(BIN)/python -m benchmarks.scrape
 
-docs: install  ## Write the generated tables of the documentation
+docs: install  ## Write what is generated: tables of the documentation, the chart's schema
 	$(BIN)/python docs/tables.py
+	$(BIN)/python helm/schema.py
 
 install: $(VENV)/.installed-test  ## The environment for development
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from importlib.metadata import version as distribution_version
 from typing import TYPE_CHECKING
 
@@ -22,15 +23,27 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SERVERS = ("redis-6.2-wheel", "redis-7-system")
+MONITORS = ("prometheus", "promtool", "prometheus-alertmanager", "amtool")
 
 
 def pytest_report_header() -> list[str]:
     """Name what the suite runs against."""
     servers = [f"{name} {version(path)}" for name, path in binaries().items()]
+    monitors = [name for name in MONITORS if shutil.which(name)]
     return [
-        f"servers: {', '.join(servers) or 'none'}",
+        f"servers: {', '.join([*servers, *monitors]) or 'none'}",
         f"redis-py {distribution_version('redis')}, Python {platform.python_version()}",
     ]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests measured: `record_property("measured", "a line")`, also from another worker."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
+    lines = [text for report in reports for name, text in report.user_properties if name == "measured"]
+    if lines:
+        terminalreporter.section("measured")
+        for line in lines:
+            terminalreporter.line(str(line))
 
 
 @pytest.fixture(scope="session", params=SERVERS)
