@@ -36,6 +36,7 @@ check: install  ## Lint, types, import layers, documentation tables
 	$(BIN)/lint-imports
 	$(BIN)/python docs/tables.py --check
 	$(BIN)/python helm/schema.py --check
+	$(BIN)/python -m dashboards.generate --check
 
 bench-detection: install  ## All acceptance simulations, and the detector beside other tools (about an hour)
 	$(BIN)/python -m pytest -m nightly
@@ -51,8 +52,9 @@ bench: install  ## The benchmarks; each prints ratios measured in one run
 	$(BIN)/python benchmarks/canaries.py
 	$(BIN)/python -m benchmarks.scrape
 
-docs: install  ## Write what is generated: tables of the documentation, the chart's schema
+docs: install  ## Write what is generated: tables of the documentation, Grafana's dashboards, the chart's schema
 	$(BIN)/python docs/tables.py
+	$(BIN)/python -m dashboards.generate
 	$(BIN)/python helm/schema.py
 
 install: $(VENV)/.installed-test  ## The environment for development

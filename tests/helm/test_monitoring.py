@@ -68,11 +68,16 @@ def test_a_label_of_the_values_wins_over_the_rules_own(helm):
 
 
 def test_each_dashboard_is_a_config_map_of_its_own(helm):
-    """Every generated dashboard is there unchanged, with the label and folder that Grafana's sidecar looks for."""
+    """Every generated dashboard is there with label and folder for Grafana's sidecar, and leads to your runbooks."""
     made = sorted(DASHBOARDS.glob("*.json"))
     if not made:
-        pytest.fail("dashboards/grafana is empty: run python -m dashboards.build")
-    for name, namespace, folder in (("monitoring", "grafana", "Search"), ("sidecar", "rag", "RAG retrieval")):
+        pytest.fail("dashboards/grafana is empty: run python -m dashboards.generate")
+    theirs, default = "https://wiki.example/rag-drift/", "https://rag-drift.example/runbooks/"
+    assert default in "".join(path.read_text("utf-8") for path in made)
+    for name, namespace, folder, runbooks in (
+        ("monitoring", "grafana", "Search", theirs),
+        ("sidecar", "rag", "RAG retrieval", default),
+    ):
         found = {}
         for one in of_kind(helm.manifests(name), "ConfigMap"):
             if one["metadata"]["labels"].get("grafana_dashboard") == "1":
@@ -80,7 +85,7 @@ def test_each_dashboard_is_a_config_map_of_its_own(helm):
                 assert one["metadata"]["annotations"] == {"grafana_folder": folder}
                 found |= one["data"]
         assert {key: json.loads(text) for key, text in found.items()} == {
-            f"rag-drift-{path.name}": json.loads(path.read_text("utf-8")) for path in made
+            f"rag-drift-{path.name}": json.loads(path.read_text("utf-8").replace(default, runbooks)) for path in made
         }
 
 
