@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c const
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test quick check bench bench-detection docs install install-demo system clean
+.PHONY: help demo test quick check image bench bench-detection docs install install-demo system clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
@@ -37,6 +37,14 @@ check: install  ## Lint, types, import layers, documentation tables
 	$(BIN)/python docs/tables.py --check
 	$(BIN)/python helm/schema.py --check
 	$(BIN)/python -m dashboards.generate --check
+
+# Rootless tools and Docker build for themselves; where there is none, buildah does it on a base from Debian's packages.
+image: install-demo  ## Build the container images and try them (IMAGE="--target slim"; CONTAINER_TOOL, TORCH_INDEX)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && ! { docker images || podman images || buildah images; } >/dev/null 2>&1; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    buildah debootstrap >/dev/null; fi
+	@TORCH_INDEX="$(TORCH_INDEX)" $(BIN)/python -m tools.image $(IMAGE)
 
 bench-detection: install  ## All acceptance simulations, and the detector beside other tools (about an hour)
 	$(BIN)/python -m pytest -m nightly
@@ -72,7 +80,7 @@ $(BIN)/python:
 # torch by itself and first, so that nothing else chooses its build; torch's own dependencies come from the usual index.
 $(VENV)/.installed-demo: $(BIN)/python pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (torch and sentence-transformers: some minutes the first time)"
-	@$(PIP) $(TORCH_FLAGS) torch
+	@$(PIP) --no-deps $(TORCH_FLAGS) torch
 	@$(PIP) -e '.[demo]'
 	@touch $@
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import redis.asyncio
@@ -172,6 +172,8 @@ def connect(
     provider, plain = None, url
     if password_file is not None:
         provider, plain = _from_file(url, password_file)
+    # A unix socket has no TCP connection to keep alive, and redis-py refuses the option for it.
+    tcp: dict[str, Any] = {} if plain.startswith("unix:") else {"socket_keepalive": True}
     try:
         return redis.asyncio.Redis.from_url(
             plain,
@@ -182,7 +184,7 @@ def connect(
             credential_provider=provider,
             socket_timeout=socket_timeout,
             socket_connect_timeout=connect_timeout,
-            socket_keepalive=True,
+            **tcp,
             health_check_interval=30,
             max_connections=max_connections,
             retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries),

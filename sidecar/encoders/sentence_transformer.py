@@ -143,6 +143,9 @@ def load(options: SentenceTransformerOptions) -> SentenceTransformerEncoder:
         except ImportError as error:
             msg = f"encoder {options.model!r} needs the packages torch and sentence-transformers: {error}"
             raise EncoderError(msg) from error
+        except OSError as error:  # torch asks for a folder for temporary files as soon as it is imported
+            msg = f"encoder {options.model!r}: torch cannot be imported: {_reason(error)}"
+            raise EncoderError(msg) from error
         folder, name = _resolve(options)
         _refuse_pickles(folder, name)
         try:

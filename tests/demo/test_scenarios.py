@@ -1,7 +1,8 @@
 """The demo from end to end, as a user starts it: four processes, real encoders, the exit code and the JSON.
 
-The default (the standard library's 2,200 passages, fine-tuned) runs once. The other scenarios run on the first 500 of
-those passages, given as a BEIR folder: the same way through the program in a fifth of the time.
+The default (the standard library's 2,200 passages, fine-tuned) runs in `tests/monitoring/test_accident.py`, where
+Prometheus watches it. The other scenarios run on the first 500 of those passages, given as a BEIR folder: the same way
+through the program in a fifth of the time.
 """
 
 from __future__ import annotations
@@ -46,30 +47,6 @@ def result(done):
     """Read the JSON; show the timeline if there is none."""
     assert done.stdout, done.stderr
     return json.loads(done.stdout)
-
-
-def test_the_default_demo_catches_a_genuine_accident():
-    """The fine-tuned encoder is named within 200 queries, retrieval really fell, and the first canary run says trap."""
-    done = demo()
-    found = result(done)
-    assert done.returncode == 0, done.stderr
-    assert found["passed"]
-    alarm = found["alarm"]
-    assert sorted(alarm["changed"]) == ["deployed_encoder", "deployed_index"]
-    assert alarm["drop_lower"] <= 1 - found["settled"]["level"] / alarm["baseline"] <= alarm["drop_upper"]
-    # -40 % is found in 54 queries in the median and 90 % of runs within 1.7 times that (docs/statistics.md's study).
-    assert abs(found["start_error_queries"]) <= 100
-    quality = found["ndcg_at_10"]
-    assert quality["after"] <= 0.92 * quality["before"]
-    assert found["settled"]["encoder_similarity"] < 0.99
-    whole, *domains = found["canaries"]
-    assert whole["name"] == "precision_trap"
-    assert whole["retrieval"]["now"] <= 0.8 * whole["retrieval"]["before"]
-    assert whole["sensitivity"]["now"]["auc"] >= whole["sensitivity"]["before"]["auc"] + 0.02
-    assert len(domains) == 6
-    assert sum(one["name"] == "precision_trap" for one in domains) >= 4
-    for part in ("ALARM", "since", "changed: deployed encoder", "95 % interval", "weeks of false-page budget"):
-        assert part in done.stderr
 
 
 def test_a_benign_build_is_called_changed_and_no_trap(small):

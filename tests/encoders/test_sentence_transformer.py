@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from sidecar.encoders import threads
 from sidecar.encoders.protocol import Encoder
 from sidecar.encoders.sentence_transformer import (
     SentenceTransformerEncoder,
@@ -258,3 +259,14 @@ class TestNetwork:
         output = run_isolated("tiny", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
         assert "dimension 384" in output
         assert "touched 0" in output
+
+
+def test_a_machine_without_a_folder_for_temporary_files_is_told_so(monkeypatch):
+    """Torch asks for one as soon as it is imported, on a read-only root without /tmp in vain: one clear line."""
+
+    def refuse():
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(threads, "load_torch", refuse)
+    with pytest.raises(EncoderError, match=r"torch cannot be imported: FileNotFoundError: .*No usable temporary"):
+        load(SentenceTransformerOptions(model="any"))

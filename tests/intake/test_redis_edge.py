@@ -191,3 +191,22 @@ async def test_answers_are_bytes(redis):
     """Nothing is decoded behind our back: a query may be no UTF-8."""
     await redis.set("k", b"\xff")
     assert await redis.get("k") == b"\xff"
+
+
+async def test_a_unix_socket_is_as_good_as_a_port(redis_binary, tmp_path):
+    """The settings allow unix://, where there is no TCP connection to keep alive."""
+    path = tmp_path / "redis.sock"
+    server = await asyncio.create_subprocess_exec(
+        str(redis_binary), "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(tmp_path),
+        stdout=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    client = connect(f"unix://{path}")
+    try:
+        async with asyncio.timeout(20):
+            while not path.exists():
+                await asyncio.sleep(0.02)
+        assert await client.ping()
+    finally:
+        await client.aclose()
+        server.terminate()
+        await server.wait()

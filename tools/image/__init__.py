@@ -1,0 +1,1 @@
+"""Build the container images for real and try them: `python -m tools.image`, or `make image`."""
