@@ -171,8 +171,8 @@ class JudgeMetrics:
             self._clear()
             self._retired()
 
-    def judged(self, judgement: Judgement, observations: int) -> None:
-        """Show the verdicts after a checkpoint that counts `observations` more."""
+    def judged(self, judgement: Judgement, observations: int, *, caught_up: bool = True) -> None:
+        """Show the verdicts after a checkpoint that counts `observations` more; in a backlog they are not of now."""
         verdicts = judgement.verdicts()
         self._forget(self._shown - {(verdict.signal, verdict.slice) for verdict in verdicts})
         for verdict in verdicts:
@@ -204,7 +204,8 @@ class JudgeMetrics:
         self._plan.show(judgement)
         self._objective.show(judgement)
         self._judged.inc(observations)
-        self._evaluated_at.set(self._now())
+        if caught_up:
+            self._evaluated_at.set(self._now())
 
     def audit(self, event: AuditEvent) -> None:
         """Count an event that is in the audit trail."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from sidecar.judge.judgement import Judgement
 
-RATIO_BUCKETS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999)
+RATIO_BUCKETS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
+"""Whole hundredths: a baseline keeps values as such, and an edge between two of them would split a level."""
 
 
 class ObjectiveMetrics:

@@ -46,8 +46,8 @@ class JudgeMetrics(Protocol):
     def on_duty(self, active: bool) -> None:
         """Note whether this replica judges."""
 
-    def judged(self, judgement: Judgement, observations: int) -> None:
-        """Note the verdicts after a checkpoint that counts `observations` more."""
+    def judged(self, judgement: Judgement, observations: int, *, caught_up: bool) -> None:
+        """Note the verdicts after a checkpoint that counts `observations` more; whether there are none left."""
 
     def audit(self, event: AuditEvent) -> None:
         """Note an event that is in the audit trail."""
@@ -117,7 +117,7 @@ class Judge:
         judgement = self.judgement = await self._resume()
         self._unsaved = 0
         self._metrics.on_duty(True)
-        self._metrics.judged(judgement, 0)
+        self._metrics.judged(judgement, 0, caught_up=False)
         self._log.info("judge_on_duty", last_observation=self._last)
         loop = asyncio.get_running_loop()
         self._events = []
@@ -141,7 +141,7 @@ class Judge:
             if not self._events and loop.time() - written < every:
                 continue
             await self._carry_out_request(judgement)
-            if not await self._checkpoint(judgement, fed, heard=heard):
+            if not await self._checkpoint(judgement, fed, heard=heard, caught_up=len(batch) < READ_COUNT):
                 return
             fed, heard, written = 0, False, loop.time()
 
@@ -162,7 +162,7 @@ class Judge:
             heard = True
         return heard
 
-    async def _checkpoint(self, judgement: Judgement, fed: int, *, heard: bool) -> bool:
+    async def _checkpoint(self, judgement: Judgement, fed: int, *, heard: bool, caught_up: bool) -> bool:
         """Write the state and tell the world; False when another replica has taken over.
 
         `heard` says that the frozen probes were replayed, or the canaries.
@@ -181,7 +181,7 @@ class Judge:
             # The stacks are in the audit trail; `stack` is also a word that structlog keeps for itself.
             fields = {name: value for name, value in audit_json(event).items() if not isinstance(value, dict)}
             level(fields.pop("kind"), **fields)
-        self._metrics.judged(judgement, fed)
+        self._metrics.judged(judgement, fed, caught_up=caught_up)
         return True
 
     def _state(self, judgement: Judgement) -> dict[str, Any]:

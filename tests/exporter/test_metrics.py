@@ -10,16 +10,20 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from sidecar.drift.channels import TOP, level_of
+from sidecar.exporter.objective_metrics import RATIO_BUCKETS
 from sidecar.intake.options import IntakeCounts
 from sidecar.judge.judgement import Judgement
 from sidecar.model import Observation
 from sidecar.probesets.library import find_sets
 from sidecar.replay.compare import signal_names
 from tests.exporter.canary_runs import ran
-from tests.exporter.conftest import metrics
+from tests.exporter.conftest import NOW, metrics
 from tests.judge.observations import HOUSE, SIGNAL, options, stream
 from tests.replay.doubles import retrievers
 
@@ -297,6 +301,22 @@ def test_each_judged_slice_shows_its_floor_and_its_budget():
         assert 2 * bad <= value(made, "slo_budget_ratio", slice=name) + 1e-12
     made.judge.judged(judgement, 0)
     assert {key for key in samples(made) if "slo_" in key[0]} == {key for key in found if "slo_" in key[0]}
+
+
+@given(value=st.floats(0.0, 1.0), edge=st.sampled_from(RATIO_BUCKETS))
+def test_the_live_histogram_and_the_baseline_agree_on_what_is_bad(value, edge):
+    """A query that the accepted baseline counts as good is in no bad bucket, or a steady slice would burn."""
+    assume(abs(value - edge) > 1e-8)  # dust beside an edge belongs to it in the baseline
+    assert (level_of(value) <= round(TOP * edge)) == (value <= edge)
+
+
+def test_a_backlog_is_no_evaluation_of_now():
+    """The time of the last evaluation stands still while observations are left, so that rules see a judge behind."""
+    made = metrics()
+    made.judge.judged(judged(1500), 500, caught_up=False)
+    assert value(made, "last_evaluation_timestamp_seconds") == 0
+    made.judge.judged(judged(1500), 500, caught_up=True)
+    assert value(made, "last_evaluation_timestamp_seconds") == NOW
 
 
 def test_another_baseline_exchanges_the_floor_and_duty_that_ends_takes_it_away():

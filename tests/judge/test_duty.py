@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from sidecar.judge import duty
 from sidecar.judge.duty import Judge
 from sidecar.judge.judgement import Judgement
 from sidecar.model import Alarm
@@ -33,12 +34,14 @@ class Recorder:
         self.gaps = 0
         self.failures = 0
         self.count = 0
+        self.progress = []
 
     def on_duty(self, active):
         self.duty.append(active)
 
-    def judged(self, judgement, observations):  # noqa: ARG002  (the protocol's)
+    def judged(self, judgement, observations, *, caught_up):  # noqa: ARG002  (the protocol's)
         self.count += observations
+        self.progress.append((self.count, caught_up))
 
     def audit(self, event):
         self.events.append(event)
@@ -92,6 +95,19 @@ async def running(one):
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+async def test_a_judge_behind_says_so_until_nothing_is_left(redis, monkeypatch):
+    """What it holds in the middle of a backlog is not of now, and no finished evaluation."""
+    monkeypatch.setattr(duty, "READ_COUNT", 5)
+    monkeypatch.setattr(duty, "CHECKPOINT_SECONDS", 0.0)
+    store, recorder = Store(redis, "judge"), Recorder()
+    await write(redis, store, stream(400, seed=6))
+    async with running(judge(store, recorder=recorder)):
+        await until(lambda: recorder.progress and recorder.progress[-1][1])
+    assert recorder.progress[0] == (0, False)
+    assert {count for count, caught_up in recorder.progress if not caught_up} - {0}
+    assert {count for count, caught_up in recorder.progress if caught_up} == {400}
 
 
 async def test_observations_become_one_alarm_in_the_audit_trail(redis):
