@@ -86,18 +86,18 @@ def alerts_table() -> str:
     import yaml
 
     rows = ["| alert | severity | after | what it says |", "| --- | --- | --- | --- |"]
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, ...]] = set()
     for file in ("alerts", "slo-7d"):  # the other file of the objective differs in its thresholds only
         content = yaml.safe_load((HERE.parent / "dashboards" / "rules" / f"{file}.yaml").read_text(encoding="utf-8"))
-        for rule in (rule for group in content["groups"] for rule in group["rules"]):
-            name, severity = rule["alert"], rule["labels"]["severity"]
-            loop = f" ({rule['labels']['loop']})" if "loop" in rule["labels"] else ""
-            assert (name, severity) not in seen, f"{name} has two rules of severity {severity}"
-            seen.add((name, severity))
+        for rule in (rule for group in content["groups"] for rule in group["rules"] if "alert" in rule):
+            name, labels = rule["alert"], rule["labels"]
+            details = [f"{label} {labels[label]}" for label in ("loop", "fall") if label in labels]
+            key = (name, labels["severity"], *details)
+            assert key not in seen, f"two rules are {key}"
+            seen.add(key)
             link = f"[`{name}`](runbooks/{name.lower()}.md)"
-            rows.append(
-                f"| {link}{loop} | {severity} | {rule.get('for', 'at once')} | {rule['annotations']['summary']} |"
-            )
+            after, said = rule.get("for", "at once"), rule["annotations"]["summary"]
+            rows.append(f"| {' '.join([link, *details])} | {labels['severity']} | {after} | {said} |")
     return "\n".join(rows)
 
 

@@ -25,7 +25,17 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import heatmap as heat_model
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from dashboards.generate.looks import NONE, PLAIN, SOURCE, legend, properties, thresholds
+from dashboards.generate.looks import (
+    NONE,
+    PLAIN,
+    SOURCE,
+    legend,
+    owned,
+    properties,
+    renamed,
+    thresholds,
+    without_empty_namespace,
+)
 from dashboards.generate.words import unknown
 
 if TYPE_CHECKING:
@@ -111,7 +121,7 @@ def number(
     sentences: bool = False,
 ) -> stat.Panel:
     """One value, or a few, large. `full` colours the tile, `sentences` writes names as words."""
-    panel = _common(stat.Panel(), title, text, queries, unit=unit, mappings=mappings, instant=True)
+    panel = _common(stat.Panel(), title, text, queries, unit=unit, mappings=mappings, instant=True, whose=True)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     panel.graph_mode(look.BigValueGraphMode.NONE).text_mode(show).justify_mode(look.BigValueJustifyMode.CENTER)
     panel.color_mode(look.BigValueColorMode.BACKGROUND if full else look.BigValueColorMode.VALUE)
@@ -121,9 +131,8 @@ def number(
     if decimals is not None:
         panel.decimals(decimals)
     if sentences:
-        panel.with_transformation(
-            model.DataTransformerConfig("renameByRegex", options={"regex": "/_/g", "renamePattern": " "})
-        )
+        # Not in the name of the deployment, which stands in brackets at the end.
+        panel.with_transformation(renamed(r"/_(?=.*\()/g", " "))
     return panel
 
 
@@ -173,7 +182,7 @@ def matrix(
 
 def states(title: str, text: str, *queries: Query, mappings: Mappings, nothing: str = "No data") -> statetimeline.Panel:
     """States over time, a row each."""
-    panel = _common(statetimeline.Panel(), title, text, queries, unit=NONE, mappings=mappings)
+    panel = _common(statetimeline.Panel(), title, text, queries, unit=NONE, mappings=mappings, whose=True)
     panel.merge_values(True).show_value(look.VisibilityMode.AUTO).row_height(0.85).fill_opacity(80).line_width(0)
     panel.align_value(look.TimelineValueAlignment.LEFT)
     panel.legend(common.VizLegendOptions().show_legend(False)).tooltip(
@@ -216,7 +225,7 @@ def gauges(
     title: str, text: str, *queries: Query, unit: str, steps: Steps, most: float | None = None
 ) -> bargauge.Panel:
     """The newest values as bars in a column, coloured by threshold."""
-    panel = _common(bargauge.Panel(), title, text, queries, unit=unit, mappings=[unknown()], instant=True)
+    panel = _common(bargauge.Panel(), title, text, queries, unit=unit, mappings=[unknown()], instant=True, whose=True)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     panel.orientation(look.VizOrientation.HORIZONTAL).display_mode(look.BarGaugeDisplayMode.BASIC)
     panel.value_mode(look.BarGaugeValueMode.COLOR).name_placement(look.BarGaugeNamePlacement.LEFT)
@@ -260,8 +269,12 @@ def _common(
     instant: bool = False,
     table_format: bool = False,
     heat_format: bool = False,
+    whose: bool = False,
 ) -> Kind:
-    """Give a panel what every panel has."""
+    """Give a panel what every panel has; `whose` names the deployment of each series."""
+    if whose:
+        queries = [owned(query) for query in queries]
+        panel.with_transformation(without_empty_namespace())
     panel.title(title).description(text).datasource(SOURCE).unit(unit)
     if mappings:
         panel.mappings(list(mappings))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dashboards.generate.blocks import graph, heat, sheet
-from dashboards.generate.looks import AGO, SHARE, Axis, Column, Line, Query
+from dashboards.generate.looks import AGO, OWNER, SHARE, Axis, Column, Line, Query
 from dashboards.generate.promql import (
     BY_SIGNAL,
     BY_SLICE,
@@ -145,7 +145,7 @@ def verdicts() -> Panel:
         Query(weeks(best("evidence_log10", JUDGED, where))),
         Query(start),
         columns=[
-            Column("job", "Job"),
+            *OWNER,
             Column("signal", "Signal"),
             Column("slice", "Slice"),
             Column("Value #A", "State", mappings=[severities()], background=True),

@@ -15,7 +15,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as model
 
 from dashboards.generate.looks import SOURCE
-from dashboards.generate.promql import DEPLOYMENT, best, family, labels
+from dashboards.generate.promql import CHOSEN, DEPLOYMENT, best, family, labels
 from sidecar.overlap import signal_name
 from sidecar.settings import Judge, Replay
 
@@ -77,7 +77,7 @@ def marks() -> list[Mark]:
             f"{loaded}\nunless on ({labels(in_use)})\n{before}",
             title="Exchanged: {{role}}",
             text="encoder {{fingerprint}}, index {{index}}",
-            tags="job,role",
+            tags="namespace,job,role",
         ),
         mark(
             "Baseline accepted",
@@ -85,7 +85,7 @@ def marks() -> list[Mark]:
             f"1000 * ({best('baseline_accepted_timestamp_seconds', 'signal')} > 0)",
             title="Baseline accepted",
             text="{{signal}} of {{job}}",
-            tags="job,signal",
+            tags="namespace,job,signal",
         ),
         mark(
             "Settings read",
@@ -93,13 +93,15 @@ def marks() -> list[Mark]:
             f"1000 * (max by ({labels('instance')}) ({family('config_last_reload_success_timestamp_seconds')}) > 0)",
             title="Settings read",
             text="start or reload of {{instance}}",
-            tags="job,instance",
+            tags="namespace,job,instance",
         ),
     ]
 
 
-def choice(name: str, label: str, query: str, text: str, *, hidden: bool = False) -> dashboard.QueryVariable:
-    """Make a variable of which several values, or all, may be chosen."""
+def choice(
+    name: str, label: str, query: str, text: str, *, hidden: bool = False, everything: str = ".+"
+) -> dashboard.QueryVariable:
+    """Make a variable of which several values, or all, may be chosen; `everything` is the pattern for all."""
     return (
         dashboard.QueryVariable(name)
         .label(label)
@@ -108,7 +110,7 @@ def choice(name: str, label: str, query: str, text: str, *, hidden: bool = False
         .datasource(SOURCE)
         .multi(True)
         .include_all(True)
-        .all_value(".+")
+        .all_value(everything)
         .current(model.VariableOption(True, ["All"], ["$__all"]))
         .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(model.VariableSort.ALPHABETICAL_ASC)
@@ -164,8 +166,21 @@ class Board:
         self._made._internal.schema_version = SCHEMA  # noqa: SLF001  (the builder has no method for it)
         self._made.with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
         for variable in (
-            choice("job", "Job", "label_values(rag_drift_build_info, job)", "A job is one deployment of the sidecar."),
-            choice("instance", "Instance", 'label_values(rag_drift_build_info{job=~"$job"}, instance)', "Replicas."),
+            choice(
+                "namespace",
+                "Namespace",
+                "label_values(rag_drift_build_info, namespace)",
+                "Where a deployment runs. Outside Kubernetes there is none to choose, and `All` takes everything.",
+                # Series without the label, too: see `promql.CHOSEN`.
+                everything=".*",
+            ),
+            choice(
+                "job",
+                "Job",
+                'label_values(rag_drift_build_info{namespace=~"$namespace"}, job)',
+                "With its namespace, a job is one deployment of the sidecar.",
+            ),
+            choice("instance", "Instance", f"label_values(rag_drift_build_info{{{CHOSEN}}}, instance)", "Replicas."),
             choice(
                 "slice",
                 "Slice",

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING
 from dashboards.generate import flow
 from dashboards.generate.blocks import gauges, graph, number, sheet, states
 from dashboards.generate.frame import Board
-from dashboards.generate.looks import AGO, BYTES, DATE, EACH_SECOND, NONE, SHARE, Axis, Column, Query
+from dashboards.generate.looks import (
+    AGO,
+    BYTES,
+    DATE,
+    DEPLOYMENT_NAME,
+    EACH_SECOND,
+    NONE,
+    OWNER,
+    SHARE,
+    Axis,
+    Column,
+    Query,
+)
 from dashboards.generate.promql import (
     DEPLOYMENT,
     TARGET,
@@ -63,7 +75,7 @@ def up() -> Panel:
         "Replicas that answer",
         "Scraped replicas that are up. Compare with what you run; no data means that Prometheus does not know the "
         "sidecar.",
-        Query(f"sum by ({DEPLOYMENT}) (up{{{TARGET}}})", "{{job}}"),
+        Query(f"sum by ({DEPLOYMENT}) (up{{{TARGET}}})", DEPLOYMENT_NAME),
         steps=((None, BAD), (1, GOOD)),
         decimals=0,
         nothing="Not scraped",
@@ -76,7 +88,7 @@ def ready() -> Panel:
         "Replicas that are ready",
         "Replicas with models loaded and a readable stream. Fewer than answer: one is loading, or cannot reach Redis; "
         "its /-/ready says what is missing.",
-        Query(f"sum by ({DEPLOYMENT}) ({family('ready')})", "{{job}}"),
+        Query(f"sum by ({DEPLOYMENT}) ({family('ready')})", DEPLOYMENT_NAME),
         steps=((None, BAD), (1, GOOD)),
         decimals=0,
     )
@@ -88,7 +100,7 @@ def judges() -> Panel:
         "Judges",
         "Exactly one replica judges, by a lease in Redis. None: nobody will page. Two for longer than a moment: two "
         "deployments share a name, or a clock is wrong.",
-        Query(f"sum by ({DEPLOYMENT}) ({family('judge_active')})", "{{job}}"),
+        Query(f"sum by ({DEPLOYMENT}) ({family('judge_active')})", DEPLOYMENT_NAME),
         steps=((None, BAD), (1, GOOD), (2, BAD)),
         decimals=0,
     )
@@ -100,7 +112,7 @@ def evaluated() -> Panel:
         "Last evaluation",
         "When a judge last finished judging what there was. It stays recent without traffic too; an old one means "
         "that it hangs or has no Redis.",
-        Query(f"1000 * {best('last_evaluation_timestamp_seconds')}", "{{job}}"),
+        Query(f"1000 * {best('last_evaluation_timestamp_seconds')}", DEPLOYMENT_NAME),
         unit=AGO,
         mappings=[mapped({0: ("never", BAD)})],
     )
@@ -112,7 +124,7 @@ def read() -> Panel:
         "Last entry read",
         "When entries were last read from the query stream, by any replica. Old, while the service has traffic: "
         "nobody publishes, or to another stream.",
-        Query(f"1000 * {best('last_read_timestamp_seconds')}", "{{job}}"),
+        Query(f"1000 * {best('last_read_timestamp_seconds')}", DEPLOYMENT_NAME),
         unit=AGO,
         mappings=[mapped({0: ("never", BAD)})],
     )
@@ -124,7 +136,7 @@ def settings() -> Panel:
         "Last reload succeeded",
         "NO: some replica refused new settings and goes on with the old ones. `rag-drift config check` names key, "
         "value and rule.",
-        Query(f"min by ({DEPLOYMENT}) ({family('config_last_reload_successful')})", "{{job}}"),
+        Query(f"min by ({DEPLOYMENT}) ({family('config_last_reload_successful')})", DEPLOYMENT_NAME),
         mappings=[YES_NO],
     )
 
@@ -222,7 +234,7 @@ def probe_sets() -> Panel:
         Query(best("canary_set_info", "probe_set, kind, version, checksum")),
         Query(f"1000 * ({best('canary_last_run_timestamp_seconds', 'probe_set')} > 0)"),
         columns=[
-            Column("job", "Job"),
+            *OWNER,
             Column("probe_set", "Set"),
             Column("kind", "Kind"),
             Column("version", "Version"),
@@ -286,7 +298,7 @@ def builds() -> Panel:
         Query(started),
         Query(read_at),
         columns=[
-            Column("job", "Job"),
+            *OWNER,
             Column("instance", "Instance"),
             Column("version", "Version"),
             Column("python", "Python"),

@@ -19,6 +19,9 @@ NONE, SHARE, SECONDS, BYTES = "none", "percentunit", "s", "bytes"
 AGO, DATE = "dateTimeFromNow", "dateTimeAsIso"
 EACH_SECOND = "cps"
 
+DEPLOYMENT_NAME = "{{namespace}}/{{job}}"
+"""Two deployments may have the same job: with the chart a job is the release's name, and staging has it too."""
+
 Steps = tuple[tuple[float | None, str], ...]
 """Thresholds: from which value on which colour; the first has None."""
 PLAIN: Steps = ((None, "text"),)
@@ -97,6 +100,12 @@ class Column:
         return properties(found)
 
 
+OWNER = (Column("namespace", "Namespace"), Column("job", "Job"))
+"""Whose row it is. Outside Kubernetes there is no namespace, and Grafana leaves its column out."""
+OWNER_NARROW = (Column("namespace", "Namespace", width=110), Column("job", "Job", width=150))
+"""The same where long texts stand beside it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Axis:
     """The y axis of a graph."""
@@ -115,6 +124,23 @@ def legend(calcs: Sequence[str]) -> common.VizLegendOptions:
     """Give a legend below the panel; with numbers it is a table."""
     made = common.VizLegendOptions().show_legend(True).placement(look.LegendPlacement.BOTTOM).calcs(list(calcs))
     return made.display_mode(look.LegendDisplayMode.TABLE if calcs else look.LegendDisplayMode.LIST)
+
+
+def owned(query: Query) -> Query:
+    """Add the deployment to the name of a series that does not have it; an instance is of one deployment only."""
+    if DEPLOYMENT_NAME in query.legend or "{{instance}}" in query.legend:
+        return query
+    return Query(query.expr, f"{query.legend} ({DEPLOYMENT_NAME})")
+
+
+def renamed(pattern: str, replacement: str) -> model.DataTransformerConfig:
+    """Change the names of series by a regular expression between slashes."""
+    return model.DataTransformerConfig("renameByRegex", options={"regex": pattern, "renamePattern": replacement})
+
+
+def without_empty_namespace() -> model.DataTransformerConfig:
+    """Take the slash away that a deployment's name begins with where there is no namespace."""
+    return renamed(r"/(^|\()\//", "$1")
 
 
 def thresholds(steps: Steps) -> dashboard.ThresholdsConfig:

@@ -5,52 +5,85 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dashboards.generate.blocks import graph, number, sheet
-from dashboards.generate.looks import NONE, SECONDS, SHARE, Axis, Column, Line, Query
-from dashboards.generate.promql import BY_SLICE, DEPLOYMENT, best, family, labels, ours
-from dashboards.generate.rules import BURN_WINDOWS
-from dashboards.generate.words import BAD, COLD, GOOD, NOTE, QUIET, WARN, mapped, unknown
+from dashboards.generate.looks import NONE, OWNER, SECONDS, SHARE, Axis, Column, Line, Query
+from dashboards.generate.promql import BY_SLICE, DEPLOYMENT, best, family, labels, named, ours
+from dashboards.generate.rules import BURN_WINDOWS, burn_limit
+from dashboards.generate.words import BAD, BLIND, COLD, GOOD, NOTE, QUIET, WARN, mapped, unknown
 from sidecar.exporter.plan_metrics import DROPS
 
 if TYPE_CHECKING:
     from dashboards.generate.blocks import Panel
 
 BURN = "slice:rag_drift_slo_burn:ratio_rate"
+NO_LIMIT = -1
+"""What stands in the table where no rule file of the objective is loaded: no share of a limit is negative."""
+
+
+def of_limit(window: str, long: str) -> str:
+    """Give a burn rate as a share of the limit of its pair; `NO_LIMIT` where the burn is known and no limit.
+
+    Should both files be loaded, the lower limit counts: it is the one that alerts first.
+    """
+    # Without their names the rows of all windows are the same row.
+    rate = f"max by ({labels('slice')}) ({ours(BURN + window, BY_SLICE)})"
+    # A comparison, because the burn of a window without queries is NaN and stays that in a product.
+    return f"{rate}\n/ on () group_left () min({burn_limit(long)})\nor\n0 * ({rate} >= bool 0) - {-NO_LIMIT}"
 
 
 def burn_table() -> Panel:
     """Show all windows of all slices."""
-    windows = [(name, limit) for long, short, limit in BURN_WINDOWS for name in (long, short)]
-    titles = [(f"{name} / {limit:g}", limit) for name, limit in windows]
+    columns = [
+        column for long, short in BURN_WINDOWS for column in ((long, long, long), (short, f"{long}: {short}", long))
+    ]
+    first, *others = (of_limit(name, long) for name, _, long in columns)
+    unloaded = f"0 * absent(max({burn_limit(BURN_WINDOWS[0][0])})) - {-NO_LIMIT}"
     return sheet(
         "Burn rate of each slice, by window",
-        "Share of bad queries divided by what the objective allows: 1 spends the budget exactly by the end of its "
-        "seven days. An alert needs both windows of a pair (1h with 5m, 6h with 30m, 1d with 2h, 3d with 6h) above "
-        "their limit: 13.44, 3.5, 1.4, 0.98. Bad is a query below its slice's accepted floor.",
-        # Without their names the rows of all windows are the same row.
-        *(Query(f"max by ({labels('slice')}) ({ours(BURN + name, BY_SLICE)})") for name, _ in windows),
+        "Burn rate as a share of the limit that the loaded rule file (7 or 30 days) sets for the pair of windows. An "
+        "alert needs both of a pair at 100 %, `1h` and the short one beside it, `1h: 5m`, and a least number of "
+        "queries. Burn is the share of bad queries divided by what the objective allows; bad is a query at or below "
+        "its slice's accepted floor. Purple: no rule file of the objective is loaded, and nothing alerts.",
+        Query(f"{first}\nor on ()\n{unloaded}"),
+        *(Query(other) for other in others),
         columns=[
-            Column("job", "Job"),
+            *OWNER,
             Column("slice", "Slice"),
             *(
-                Column(f"Value #{chr(ord('A') + place)}", title, decimals=2, steps=((None, GOOD), (limit, BAD)))
-                for place, (title, limit) in enumerate(titles)
+                Column(
+                    f"Value #{chr(ord('A') + place)}",
+                    title,
+                    SHARE,
+                    0,
+                    mappings=[mapped({NO_LIMIT: ("no objective rules loaded", BLIND)}), unknown("no queries")],
+                    steps=((None, GOOD), (1, BAD)),
+                )
+                for place, (_, title, _) in enumerate(columns)
             ),
         ],
-        sort=titles[0][0],
+        sort=BURN_WINDOWS[0][0],
         nothing="No slice has a baseline of its own yet",
     )
 
 
-def burn(long: str, short: str, limit: float) -> Panel:
+def burn(long: str, short: str) -> Panel:
     """Show one pair of windows."""
+    limit = f"max by (slo_window) ({burn_limit(long)})"
+    # At the end of the period: before the rules were loaded, and while Prometheus was away, there was none either.
+    unloaded = named(f"NaN * absent(max({burn_limit(long)} @ end()))", slo_window="no objective rules loaded")
     return graph(
         f"Burn rate over {long} and {short}",
-        f"Both lines of a slice above {limit:g} (dashed) alert: the long window shows that it matters, the short one "
-        "that it still goes on. Short below long: it is getting better.",
+        "Both lines of a slice above the limit (red) alert: the long window shows that it matters, the short one that "
+        "it still goes on. Short below long: it is getting better. The limit is that of the loaded rule file, over 7 "
+        "or 30 days; where none is loaded nothing alerts, and the legend says so.",
         Query(ours(f"{BURN}{long}", BY_SLICE), f"{{{{slice}}}} over {long}"),
         Query(ours(f"{BURN}{short}", BY_SLICE), f"{{{{slice}}}} over {short}"),
-        axis=Axis(NONE, least=0, label="times the allowed rate", steps=((None, "transparent"), (limit, BAD))),
-        lines=[Line(f"/over {short}$/", dashed=True)],
+        Query(f"{limit}\nor on ()\n{unloaded}", "limit: {{slo_window}}"),
+        axis=Axis(NONE, least=0, label="times the allowed rate"),
+        lines=[
+            Line(f"/over {short}$/", dashed=True),
+            Line("/^limit: /", BAD, dashed=True, width=2),
+            Line("/^limit: no/", BLIND),
+        ],
     )
 
 
@@ -67,15 +100,15 @@ def spent() -> Panel:
     )
     return sheet(
         "Objective: budget spent in this period",
-        "Share of bad queries in the period, what the objective allows, and the one divided by the other. 100 % over "
-        "seven days is the whole budget. A steady service spends at most half. The floor is the newest accepted one "
-        "for the whole period.",
+        "Share of bad queries in the period, what the objective allows, and the one divided by the other. Over the "
+        "days of the objective, 7 or 30 by the loaded rule file, 100 % is the whole budget. A steady service spends at "
+        "most half. The floor is the newest accepted one for the whole period.",
         Query(bad),
         # Without its name, which would make a row of its own.
         Query(f"max by ({labels('slice')}) ({budget})"),
         Query(f"{bad}\n/ on ({DEPLOYMENT}, slice) {budget}"),
         columns=[
-            Column("job", "Job"),
+            *OWNER,
             Column("slice", "Slice"),
             Column("Value #A", "Bad", SHARE, 2),
             Column("Value #B", "Allowed", SHARE, 1),
@@ -131,7 +164,7 @@ def delay() -> Panel:
         "faster.",
         Query(best("detection_delay_seconds", "signal, drop")),
         columns=[
-            Column("job", "Job"),
+            *OWNER,
             Column("signal", "Signal"),
             Column("drop", "Fall", mappings=[mapped({f"{drop:g}": (f"{drop:.0%}", QUIET) for drop in DROPS})]),
             Column("Value", "Told after", SECONDS, 0, mappings=[unknown("never, or not known")], steps=((None, COLD),)),

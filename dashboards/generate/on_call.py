@@ -9,7 +9,7 @@ from grafana_foundation_sdk.models.common import BigValueTextMode
 from dashboards.generate import evidence, objective, stack
 from dashboards.generate.blocks import number, sheet, states
 from dashboards.generate.frame import Board, signal_choice
-from dashboards.generate.looks import AGO, SHARE, Column, Query
+from dashboards.generate.looks import AGO, DEPLOYMENT_NAME, OWNER_NARROW, SHARE, Column, Query
 from dashboards.generate.promql import (
     DEPLOYED,
     DEPLOYMENT,
@@ -20,12 +20,14 @@ from dashboards.generate.promql import (
     change,
     copied,
     frozen_overlap,
-    labels,
+    leading_fall,
     named,
     on_duty,
+    ours,
 )
 from dashboards.generate.rules import BURN_WINDOWS, RUNBOOKS, runbook_files
 from dashboards.generate.words import (
+    BLIND,
     CANNOT_TELL,
     FALL,
     GOOD,
@@ -44,6 +46,19 @@ if TYPE_CHECKING:
     from dashboards.generate.blocks import Panel
 
 
+NO_ALERT: dict[object, tuple[str, str]] = {
+    "none": ("No alert fires", GOOD),
+    "unruled": ("Rules are not loaded", BLIND),
+    "unseen": ("Neither rules nor a sidecar", BLIND),
+}
+ALERT_STATES: dict[object, tuple[str, str]] = {
+    "firing": ("firing", WARN),
+    "pending": ("pending", NOTE),
+    "quiet": ("quiet", GOOD),
+    "blind": ("blind", BLIND),
+}
+
+
 def board() -> Board:
     """Lay the dashboard out."""
     made = Board(
@@ -54,7 +69,7 @@ def board() -> Board:
         refresh="30s",
         variables=[signal_choice()],
     )
-    made.line(5, (answer(), 5), (how_much(), 4), (which_slice(), 4), (since_when(), 4), (what_changed(), 7))
+    made.line(5, (answer(), 4), (how_much(), 4), (which_slice(), 6), (since_when(), 4), (what_changed(), 6))
     made.line(5, (cause(), 12), (alarm_over_time(), 12))
     made.line(6, (firing(), 24))
     made.section("Evidence against the thresholds")
@@ -77,18 +92,8 @@ def board() -> Board:
     return made
 
 
-def leading() -> str:
-    """Give the drifted slice that has the most evidence."""
-    return (
-        f"topk by ({DEPLOYMENT}) (1,\n"
-        f"  {best('evidence_log10', JUDGED)}\n"
-        f"  and on ({labels(JUDGED)}) ({best('drifted', JUDGED)} == 1)\n"
-        ")"
-    )
-
-
 def largest_fall() -> str:
-    """Give the fall of the slice that leads; where none has drifted, the largest of everything that is watched whole.
+    """Give the largest fall of a drifted slice; where none has drifted, the largest of all that is watched whole.
 
     An alarm of the frozen probes or the canaries has no slice of live queries; their fall is then the largest. A fall
     of the live level counts only when the baseline lies outside its interval: noise is not a number to wake up to.
@@ -106,7 +111,7 @@ def largest_fall() -> str:
         )
     )
     return (
-        f"(\n{change(JUDGED)}\n)\nand on ({labels(JUDGED)})\n{leading()}\n"
+        f"-1 * {leading_fall()}\n"
         # Nothing passes a comparison with NaN: what nobody knows is not the largest.
         f"or on ({DEPLOYMENT})\nbottomk by ({DEPLOYMENT}) (1, (\n{watched}\n) >= -1)"
     )
@@ -120,7 +125,7 @@ def answer() -> Panel:
         "critical (more than the second, 15 %). A ticket is for the working day. Blue and purple are no answer: "
         "nothing is accepted yet, nobody judges, or the judge stands still; look at Sidecar health first. With "
         "several jobs there is a tile for each.",
-        Query(drift_state(), "{{job}}"),
+        Query(drift_state(), DEPLOYMENT_NAME),
         mappings=[severities()],
         full=True,
         nothing="No data: is the sidecar scraped?",
@@ -131,12 +136,12 @@ def how_much() -> Panel:
     """Give the size."""
     return number(
         "How much",
-        "Change of the mean against the accepted baseline, of the drifted slice with the most evidence. While no "
-        "slice of live queries has drifted: the largest fall among the whole stream (0 while the baseline is within "
-        "its interval), the frozen probes and the canary sets. -10 % means that a tenth of the agreement is gone.",
-        Query(largest_fall(), "{{signal}} of {{slice}}"),
+        "Change of the mean against the accepted baseline, of the drifted slice that fell most, as in the page's text. "
+        "While no slice of live queries has drifted: the largest fall among the whole stream (0 while the baseline is "
+        "within its interval), the frozen probes and the canary sets. -10 % means that a tenth of the agreement is "
+        "gone.",
+        Query(largest_fall(), DEPLOYMENT_NAME),
         unit=SHARE,
-        show=BigValueTextMode.VALUE,
         decimals=1,
         steps=FALL,
         nothing="No baseline yet",
@@ -147,8 +152,9 @@ def which_slice() -> Panel:
     """Name the place."""
     return number(
         "Where",
-        "The signal and slice of the number beside it; `all` is the whole stream. An alarm about one slice alone "
-        "points to a tenant, language or route; one about `all` to encoder, index or corpus. All slices: table below.",
+        "The signal and slice of the number beside it, the one that the page names; `all` is the whole stream. An "
+        "alarm about one slice alone points to a tenant, language or route; one about `all` to encoder, index or "
+        "corpus. All slices: table below.",
         Query(largest_fall(), "{{signal}} of {{slice}}"),
         unit=SHARE,
         steps=FALL,
@@ -169,7 +175,7 @@ def since_when() -> Panel:
         Query(
             f"1000 * min by ({DEPLOYMENT}) ({best('drift_start_timestamp_seconds', JUDGED)} > 0)\n"
             f"or\n1000 * {quiet} and ({severity} > 0)\nor\n0 * ({severity} == 0)",
-            "{{job}}",
+            DEPLOYMENT_NAME,
         ),
         unit=AGO,
         mappings=[mapped({0: ("No drift", GOOD)})],
@@ -207,7 +213,7 @@ def cause() -> Panel:
         "/api/v1/diagnosis.",
         Query(copied(named_causes, "advice", "cause")),
         columns=[
-            Column("job", "Job", width=150),
+            *OWNER_NARROW,
             Column("cause", "Cause", width=210, mappings=[causes()], background=True),
             Column("advice", "What to do", mappings=[advice()]),
         ],
@@ -222,32 +228,43 @@ def alarm_over_time() -> Panel:
         "The same state as in the tile above over time: when the alarm opened, when a larger fall was proved, when it "
         "ended. A gap is a time without a scrape. Marks on the axes: exchanged encoders, accepted baselines, "
         "settings.",
-        Query(drift_state(), "{{job}}"),
+        Query(drift_state(), DEPLOYMENT_NAME),
         mappings=[severities()],
     )
 
 
 def firing() -> Panel:
-    """List the alerts."""
-    alerts = 'ALERTS{alertname=~"RagDrift.*", job=~"$job|"}'
-    nothing = named("vector(0)", alertname="none", runbook="none", alertstate="quiet")
+    """List the alerts.
+
+    That none fires is said only where rules are evaluated: a recorded series beside what it is recorded from.
+    """
+    # An alert about absence has neither namespace nor job.
+    alerts = 'ALERTS{alertname=~"RagDrift.*", namespace=~"$namespace|", job=~"$job|"}'
+    recorded = ours("job:rag_drift_judge_active:sum")
+    watched = f"{best('judge_active')}\nunless on ({DEPLOYMENT}) {recorded}"
+    alerting = copied(alerts, "runbook", "alertname")
+    unruled = named(watched, alertname="unruled", runbook="none", alertstate="blind")
+    unseen = named(f"absent({recorded})", alertname="unseen", runbook="none", alertstate="blind")
+    quiet = named("vector(0)", alertname="none", runbook="none", alertstate="quiet")
     return sheet(
         "Alerts that fire or are pending",
         "What Prometheus holds of the sidecar's alerts, with the runbook of each. Pending ones have not lasted long "
-        "enough. Start with the worst; an alert of the component `monitor` means that the others may be blind.",
-        Query(f"{copied(alerts, 'runbook', 'alertname')}\nor on ()\n{nothing}"),
+        "enough. Start with the worst; an alert of the component `monitor` means that the others may be blind. Purple: "
+        "nothing evaluates the alerts of this job (load `dashboards/rules`, or `prometheusRule.enabled` of the chart), "
+        "or nothing is scraped.",
+        Query(f"{alerting}\nor on ({DEPLOYMENT})\n{unruled}\nor on ()\n{unseen}\nor on ()\n{quiet}"),
         columns=[
-            Column("alertname", "Alert", width=260, mappings=[mapped({"none": ("No alert fires", GOOD)})]),
+            Column("alertname", "Alert", width=260, mappings=[mapped(NO_ALERT)]),
             Column(
                 "alertstate",
                 "State",
                 width=90,
-                mappings=[mapped({"firing": ("firing", WARN), "pending": ("pending", NOTE), "quiet": ("quiet", GOOD)})],
+                mappings=[mapped(ALERT_STATES)],
                 background=True,
             ),
             Column("severity", "Severity", width=90),
             Column("component", "Component", width=110),
-            Column("job", "Job", width=150),
+            *OWNER_NARROW,
             Column("slice", "Slice", width=120),
             Column("domain", "Domain", width=120),
             Column(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dashboards.generate.blocks import graph, matrix, sheet
-from dashboards.generate.looks import NONE, SHARE, Axis, Column, Line, Query
+from dashboards.generate.looks import NONE, OWNER, SHARE, Axis, Column, Line, Query
 from dashboards.generate.promql import DEPLOYED, best
 from dashboards.generate.words import BAD, GOOD, NOTE, QUIET, WARN
 
@@ -42,7 +42,7 @@ def phenomena() -> Panel:
         Query(pair("cosine", by, DEPLOYED, 'text="paraphrase"')),
         Query(pair("cosine", by, DEPLOYED, 'text="near_miss"')),
         columns=[
-            Column("job", "Job"),
+            *OWNER,
             Column("probe_set", "Set"),
             Column("phenomenon", "Phenomenon"),
             Column("Value #B", "AUC change", SHARE, 1, steps=AUC),

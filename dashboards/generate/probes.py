@@ -10,7 +10,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from dashboards.generate import pairs, stack, upkeep
 from dashboards.generate.blocks import bars, graph, number, sheet, states
 from dashboards.generate.frame import Board, choice
-from dashboards.generate.looks import AGO, NONE, SHARE, Axis, Column, Line, Query
+from dashboards.generate.looks import AGO, DEPLOYMENT_NAME, NONE, OWNER, SHARE, Axis, Column, Line, Query
 from dashboards.generate.pairs import AGAINST, ALL_PHENOMENA, AUC, NO_CHANGE, ROLE_LINES, SET, pair
 from dashboards.generate.promql import DEPLOYED, LEADING, best, copied, family, labels
 from dashboards.generate.words import (
@@ -109,7 +109,7 @@ def what_happened() -> Panel:
         "`Retrieval loss`: worse, and nothing gained. `Changed, unclear`: it moved, too few queries to say more.",
         Query(f"({found} == 1)\nor\n{unmeasured}"),
         columns=[
-            Column("job", "Job"),
+            *OWNER,
             Column("probe_set", "Set"),
             Column("signature", "What happened", mappings=[signatures()], background=True),
         ],
@@ -151,7 +151,7 @@ def only() -> Panel:
         "Sensitivity without use",
         "Yes: near-misses were pushed away, and yet no threshold tells them apart better in any phenomenon. The "
         "encoder became more sensitive for nothing, which pooled cosines tend to do.",
-        Query(best("canary_sensitivity_only", "", AGAINST), "{{job}}"),
+        Query(best("canary_sensitivity_only", "", AGAINST), DEPLOYMENT_NAME),
         mappings=[mapped({0: ("no", GOOD), 1: ("YES", WARN)}), unknown("not measured")],
     )
 
@@ -283,7 +283,7 @@ def domains() -> Panel:
         Query(best("canary_overlap_ratio", by, SET, AGAINST)),
         Query(f"{signature} == 1"),
         columns=[
-            Column("job", "Job"),
+            *OWNER,
             Column("probe_set", "Set"),
             Column("domain", "Domain"),
             Column("signature", "What happened", mappings=[signatures()], background=True),

@@ -7,7 +7,10 @@ looked at together stay two.
 
 from __future__ import annotations
 
-TARGET = 'job=~"$job", instance=~"$instance"'
+CHOSEN = 'namespace=~"$namespace", job=~"$job"'
+"""The chosen deployments. `All` of the variable `namespace` is `.*` and not `.+` as of the others: outside Kubernetes
+there is no such label, and only a pattern that matches nothing at all finds a series without it."""
+TARGET = f'{CHOSEN}, instance=~"$instance"'
 DEPLOYMENT = "namespace, job"
 JUDGED = "signal, slice"
 """The labels of a verdict."""
@@ -66,7 +69,7 @@ def mean(name: str, by: str, *where: str) -> str:
 
 def ours(record: str, *where: str) -> str:
     """Select a series of our recording rules, which have no instance."""
-    matchers = ", ".join(('job=~"$job"', *where))
+    matchers = ", ".join((CHOSEN, *where))
     return f"{record}{{{matchers}}}"
 
 
@@ -80,6 +83,19 @@ def named(expr: str, **constants: str) -> str:
 def copied(expr: str, label: str, source: str) -> str:
     """Give every series of an expression a second label with the value of another one."""
     return f'label_replace({expr}, "{label}", "$1", "{source}", "(.+)")'
+
+
+def leading_fall() -> str:
+    """Give the fall of each deployment's drifted slice that fell most, as a share of its baseline.
+
+    The text of the page asks the same (RagDriftRetrievalDrifted in `dashboards/rules/alerts.yaml`), so that page and
+    dashboard name one slice and one number; what was known last stands while the judge is away.
+    """
+    level, baseline, drifted = (
+        f"max by ({labels(JUDGED)}) (last_over_time({family(name)}[15m]))"
+        for name in ("level_ratio", "baseline_ratio", "drifted")
+    )
+    return f"topk by ({DEPLOYMENT}) (1, (\n1 - {level}\n/ {baseline}\n)\nand ({drifted} == 1))"
 
 
 def change(by: str, *where: str) -> str:

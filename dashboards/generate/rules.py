@@ -1,4 +1,4 @@
-"""What the dashboards share with the rules in `dashboards/rules`: runbooks of alerts, and windows of the burn rate."""
+"""What the dashboards share with the rules in `dashboards/rules`: runbooks, and the burn rate's windows and limits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ RULES = Path(__file__).parents[1] / "rules"
 RUNBOOKS = "https://rag-drift.example/runbooks/"
 """The base of the rules' `runbook_url`; the chart puts the real one in its place, in rules and dashboards alike."""
 
-BURN_WINDOWS = (("1h", "5m", 13.44), ("6h", "30m", 3.5), ("1d", "2h", 1.4), ("3d", "6h", 0.98))
-"""Long window, short window, and the burn rate from which both alert, for an objective over seven days."""
+BURN_WINDOWS = (("1h", "5m"), ("6h", "30m"), ("1d", "2h"), ("3d", "6h"))
+"""Long and short window. The burn rate from which both alert is the loaded rule file's to say: over 7 or 30 days."""
+
+
+def burn_limit(window: str) -> str:
+    """Select the limit that the loaded rule file has recorded for a long window. It belongs to no deployment."""
+    return f'window:rag_drift_slo_burn_limit:constant{{window="{window}"}}'
 
 
 def alert_names() -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dashboards.generate.blocks import graph, sheet, states
-from dashboards.generate.looks import DATE, NONE, SHARE, Axis, Column, Line, Query
+from dashboards.generate.looks import DATE, NONE, OWNER, SHARE, Axis, Column, Line, Query
 from dashboards.generate.promql import (
     BY_SLICE,
     DEPLOYED,
@@ -50,7 +50,7 @@ def in_use() -> Panel:
         Query(of_use("index_documents")),
         Query(f"1000 * {of_use('retriever_loaded_timestamp_seconds')}"),
         columns=[
-            Column("job", "Job"),
+            *OWNER,
             Column("role", "Role"),
             Column("fingerprint", "Encoder"),
             Column("index", "Index"),

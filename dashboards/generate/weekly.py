@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 from dashboards.generate import evidence, objective
 from dashboards.generate.blocks import graph, number, sheet, states
 from dashboards.generate.frame import Board, signal_choice
-from dashboards.generate.looks import AGO, EACH_SECOND, SECONDS, SHARE, Axis, Column, Line, Query
+from dashboards.generate.looks import (
+    AGO,
+    DEPLOYMENT_NAME,
+    EACH_SECOND,
+    OWNER,
+    SECONDS,
+    SHARE,
+    Axis,
+    Column,
+    Line,
+    Query,
+)
 from dashboards.generate.promql import BY_SLICE, DEPLOYED, DEPLOYMENT, LEADING, best, family, grown, labels, ours, rate
 from dashboards.generate.words import (
     BAD,
@@ -86,7 +97,7 @@ def under_alarm() -> Panel:
         "Time under an alarm",
         "How long an alarm stood open in this period, at a resolution of a minute. Long for a known cause: repair it, "
         "or accept; an open alarm hides the next event.",
-        Query(f"60 * sum_over_time({open_alarm}[$__range:1m])", "{{job}}"),
+        Query(f"60 * sum_over_time({open_alarm}[$__range:1m])", DEPLOYMENT_NAME),
         unit=SECONDS,
         steps=((None, GOOD), (1, WARN)),
     )
@@ -99,7 +110,7 @@ def watched() -> Panel:
         "Time with a judge",
         "Share of this period's minutes in which a replica was judging and Prometheus saw it. What is missing was "
         "seen by nobody: no alarm in it means nothing.",
-        Query(f"clamp_max(60 * count_over_time({judging}[$__range:1m]) / $__range_s, 1)", "{{job}}"),
+        Query(f"clamp_max(60 * count_over_time({judging}[$__range:1m]) / $__range_s, 1)", DEPLOYMENT_NAME),
         unit=SHARE,
         decimals=1,
         steps=((None, BAD), (0.9, WARN), (0.99, GOOD)),
@@ -114,7 +125,7 @@ def closest() -> Panel:
         "The largest pooled evidence of this period as a share of what pages (26 weeks of false-page budget by "
         "default). A healthy week stays in the low per cents; 100 % and more paged, or the fall was too small to "
         "matter.",
-        Query(f"clamp_max(10 ^ ({peak} - {best('pager_threshold_log10')}), 10)", "{{job}}"),
+        Query(f"clamp_max(10 ^ ({peak} - {best('pager_threshold_log10')}), 10)", DEPLOYMENT_NAME),
         unit=SHARE,
         decimals=1,
         steps=RISK,
@@ -127,7 +138,7 @@ def states_over_time() -> Panel:
         "State over the period",
         "Calibrating, steady, ticket, drifting by severity, or blind. Marks: exchanged encoders, accepted baselines, "
         "settings. An exchange without an alarm behind it was harmless, or not seen yet.",
-        Query(drift_state(), "{{job}}"),
+        Query(drift_state(), DEPLOYMENT_NAME),
         mappings=[severities()],
     )
 
@@ -153,7 +164,7 @@ def baselines() -> Panel:
         Query(f"1000 * ({best('baseline_accepted_timestamp_seconds', 'signal')} > 0)"),
         Query(best("observations_set_aside", "signal")),
         columns=[
-            Column("job", "Job"),
+            *OWNER,
             Column("signal", "Signal"),
             Column("Value #A", "Accepted", "dateTimeAsIso"),
             Column("Value #B", "That is", AGO),
@@ -192,7 +203,7 @@ def week_over_week() -> Panel:
         Query(f"{now}\n- {then}"),
         Query(relative),
         columns=[
-            Column("job", "Job"),
+            *OWNER,
             Column("probe_set", "Set"),
             Column("domain", "Domain"),
             Column("Value #A", "Now", SHARE, 1),
@@ -241,7 +252,7 @@ def volume_by_slice() -> Panel:
         "Queries replayed",
         "In this period, by slice. A baseline of a slice needs `judge.calibration.min_slice_queries`.",
         Query(grown("replays", "slice", BY_SLICE)),
-        columns=[Column("job", "Job"), Column("slice", "Slice"), Column("Value", "Queries", "short", 0)],
+        columns=[*OWNER, Column("slice", "Slice"), Column("Value", "Queries", "short", 0)],
         sort="Queries",
     )
 

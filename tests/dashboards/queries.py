@@ -23,6 +23,7 @@ FOLDER = Path(__file__).parents[2] / "dashboards" / "grafana"
 
 EVERYTHING: Mapping[str, str] = {
     "datasource": "prometheus",
+    "namespace": ".*",
     "job": ".+",
     "instance": ".+",
     "slice": ".+",
@@ -34,7 +35,8 @@ EVERYTHING: Mapping[str, str] = {
     "__range": "1h",
     "__range_s": "3600",
 }
-"""What the variables are when nobody has chosen anything, in a window of an hour."""
+"""What the variables are when nobody has chosen anything, in a window of an hour. Without Kubernetes there is no label
+`namespace`, and only a pattern that matches nothing at all finds such series."""
 
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)(?::\w+)?\}|([A-Za-z_]\w*))")
 _LABEL_VALUES = re.compile(r"label_values\((?P<series>.+), (?P<label>\w+)\)")

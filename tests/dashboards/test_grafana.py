@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from itertools import chain, product
@@ -22,10 +23,7 @@ from dashboards.generate.rules import BURN_WINDOWS, RUNBOOKS, alert_names
 from sidecar.drift.attribution import Cause
 from sidecar.drift.signature import NAMES
 from sidecar.model import SEVERITIES
-from tests.dashboards.expressions import (
-    came_out,
-    parsed,
-)
+from tests.dashboards.expressions import came_out, parsed, rules
 from tests.dashboards.queries import EVERYTHING, FOLDER, dashboards, panels, substituted
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +35,9 @@ FILES = {
     "health": ("rag-drift-health", "Sidecar health"),
 }
 MARKS = ["Encoder or index exchanged", "Baseline accepted", "Settings read"]
+NO_NAMESPACE = r"/(^|\()\//"
+NO_UNDERSCORES = r"/_(?=.*\()/g"
+"""How Grafana changes the names of series."""
 each_dashboard = pytest.mark.parametrize("name", FILES)
 
 
@@ -113,9 +114,9 @@ def test_the_dashboards_link_to_each_other(name, dashboard):
 
 @each_dashboard
 def test_variables_follow_the_convention(name, dashboard):
-    """Data source, job, instance and slice everywhere; several or all can be chosen, and new ones appear in time."""
+    """Data source, namespace, job, instance, slice; several or all can be chosen, and new ones appear in time."""
     variables = {one["name"]: one for one in dashboard["templating"]["list"]}
-    assert list(variables)[:4] == ["datasource", "job", "instance", "slice"]
+    assert list(variables)[:5] == ["datasource", "namespace", "job", "instance", "slice"]
     assert (variables["datasource"]["type"], variables["datasource"]["query"]) == ("datasource", "prometheus")
     for one in variables.values():
         assert one["label"], one["name"]
@@ -124,9 +125,74 @@ def test_variables_follow_the_convention(name, dashboard):
         assert one["refresh"] == 2, one["name"]
         assert one["datasource"]["uid"] == "${datasource}", one["name"]
         if one["name"] != "signal":  # intervals of two signals would lie over each other
-            assert (one["multi"], one["includeAll"], one["allValue"]) == (True, True, ".+"), one["name"]
+            everything = ".*" if one["name"] == "namespace" else ".+"
+            assert (one["multi"], one["includeAll"], one["allValue"]) == (True, True, everything), one["name"]
     assert ("signal" in variables) == (name in ("on-call", "weekly"))
     assert set(re.findall(r"\$\{?([a-z]\w+)", json.dumps(dashboard["panels"]))) <= set(variables) | {"value"}
+
+
+@each_dashboard
+def test_what_is_chosen_narrows_the_choices_below_it(name, dashboard):
+    """Jobs are those of the chosen namespaces, and all that comes after those of the chosen jobs and replicas."""
+    queries = {one["name"]: one["query"] for one in dashboard["templating"]["list"] if one["type"] == "query"}
+    before = []
+    for variable in (one for one in queries if one != "against"):
+        assert set(re.findall(r"\$(\w+)", queries[variable])) == set(before), (name, variable)
+        before += [variable] if variable in ("namespace", "job", "instance") else []
+
+
+@each_dashboard
+def test_tiles_and_rows_name_the_deployment(name, dashboard):
+    """Two deployments with one job's name are told apart by their namespaces, and a lacking one leaves no slash."""
+    tables = tiles = 0
+    for panel in panels(dashboard):
+        changes = panel.get("transformations", [])
+        if panel["type"] == "table" and changes[0]["id"] != "groupingToMatrix":
+            (kept,) = [one["options"]["include"]["names"] for one in changes if one["id"] == "filterFieldsByName"]
+            place = kept.index("namespace")
+            assert kept[place + 1] == "job", panel["title"]
+            tables += 1
+        elif panel["type"] in ("stat", "bargauge", "state-timeline"):
+            legends = [target["legendFormat"] for target in panel["targets"]]
+            if legends == ["{{instance}}"]:
+                continue
+            assert all("{{namespace}}/{{job}}" in one for one in legends), panel["title"]
+            assert changes[0] == {"id": "renameByRegex", "options": {"regex": NO_NAMESPACE, "renamePattern": "$1"}}
+            tiles += 1
+    assert tables >= 1, name
+    assert tiles >= 5, name
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "wanted"),
+    [
+        (NO_NAMESPACE, "/search", "search"),
+        (NO_NAMESPACE, "overlap@10 of de (/search)", "overlap@10 of de (search)"),
+        (NO_NAMESPACE, "prod/search", "prod/search"),
+        (NO_NAMESPACE, "overlap@10 of a/b (prod/search)", "overlap@10 of a/b (prod/search)"),
+        (NO_UNDERSCORES, "deployed_index_content (prod/my_job)", "deployed index content (prod/my_job)"),
+    ],
+    ids=["bare", "in-brackets", "with-namespace", "slash-elsewhere", "underscores"],
+)
+def test_names_are_written_as_people_read_them(pattern, text, wanted):
+    """The patterns by which Grafana changes names, in the browser's own regular expressions where node is there."""
+    used = {
+        (change["options"]["regex"], change["options"]["renamePattern"])
+        for dashboard in dashboards().values()
+        for panel in panels(dashboard)
+        for change in panel.get("transformations", [])
+        if change["id"] == "renameByRegex"
+    }
+    assert used == {(NO_NAMESPACE, "$1"), (NO_UNDERSCORES, " ")}
+    replacement = dict(used)[pattern]
+    body, flags = pattern[1:].rsplit("/", 1)
+    assert re.sub(body, replacement.replace("$", "\\"), text, count=0 if flags else 1) == wanted
+    if shutil.which("node"):
+        code = "const [p, f, t, r] = process.argv.slice(1); process.stdout.write(t.replace(new RegExp(p, f), r))"
+        done = subprocess.run(
+            ["node", "-e", code, body, flags, text, replacement], capture_output=True, text=True, check=True
+        )
+        assert done.stdout == wanted
 
 
 @each_dashboard
@@ -251,14 +317,27 @@ def test_alerts_link_to_the_runbooks_of_the_rules():
     """The link's base is that of the rules' runbook_url, so that the chart replaces one text in both."""
     text = (FOLDER / "on-call.json").read_text()
     assert f"{RUNBOOKS}${{__value.text}}" in text
-    rules = (ROOT / "dashboards" / "rules" / "alerts.yaml").read_text()
-    assert set(re.findall(r"runbook_url: (\S+/)", rules)) == {RUNBOOKS}
+    alerts = (ROOT / "dashboards" / "rules" / "alerts.yaml").read_text()
+    assert set(re.findall(r"runbook_url: (\S+/)", alerts)) == {RUNBOOKS}
     assert '"ragdriftretrievaldrifted.md"' in text
 
 
-def test_burn_rates_are_held_against_the_rules_limits():
-    """The limits and windows on the panels are those of the seven-day rules."""
-    rules = (ROOT / "dashboards" / "rules" / "slo-7d.yaml").read_text()
-    for long, short, limit in BURN_WINDOWS:
-        for window in (long, short):
-            assert re.search(rf"ratio_rate{window}\b[^>]*> {limit:g}\b", rules), (window, limit)
+@pytest.mark.parametrize("days", ["7d", "30d"])
+def test_the_recorded_limits_are_those_of_the_alerts(days):
+    """Each pair of windows has one limit, which its file records for the dashboards; they have none of their own."""
+    alerting, recorded = {}, {}
+    for rule in rules(f"slo-{days}.yaml"):
+        if "alert" in rule:
+            found = re.findall(r"slo_burn:ratio_rate(\w+) > ([\d.]+)", rule["expr"])
+            for (long, limit), (short, same) in zip(found[::2], found[1::2], strict=True):
+                assert limit == same
+                alerting[long, short] = limit
+            continue
+        assert rule["record"] == "window:rag_drift_slo_burn_limit:constant"
+        assert rule["labels"].keys() == {"window", "slo_window"}
+        assert rule["labels"]["slo_window"] == days
+        recorded[rule["labels"]["window"]] = rule["expr"]
+    assert tuple(alerting) == BURN_WINDOWS
+    assert recorded == {long: f"vector({limit})" for (long, _), limit in alerting.items()}
+    shown = (FOLDER / "on-call.json").read_text()
+    assert not [limit for limit in alerting.values() if "." in limit and re.search(rf"\b{re.escape(limit)}\b", shown)]

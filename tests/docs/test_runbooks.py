@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +28,8 @@ from sidecar.exporter.intake_collector import IntakeCollector
 from sidecar.exporter.metrics import Metrics
 from sidecar.intake import REASONS
 from sidecar.store import Keys
+from tests.helm.charts import binary
+from tests.helm.conftest import needed
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "runbooks"
@@ -35,6 +39,8 @@ CHART = ROOT / "helm" / "rag-drift-sidecar" / "templates"
 
 HEADINGS = ["## Meaning", "## Impact", "## Diagnosis", "## Mitigation"]
 ACCEPTANCE = "## When to accept a new baseline"
+RECIPE_NAME = "Change a setting without a restart"
+RECIPE = f"README.md#{RECIPE_NAME.lower().replace(' ', '-')}"
 OPEN_LABELS = {"slice", "signal", "probe_set", "domain", "phenomenon", "fingerprint", "index", "version", "checksum"}
 """Labels whose values no list in the code bounds."""
 TARGET_LABELS = {"job", "namespace", "instance", "pod"}
@@ -299,6 +305,90 @@ def test_pods_are_found_by_what_the_chart_gives_them(page):
     labels, containers = set(re.findall(r" -l ([^\s=]+)", asked)), set(re.findall(r" -c (\S+)", asked))
     assert [label for label in labels if f"{label}: " not in chart] == []
     assert [name for name in containers if f"\nname: {name}\n" not in chart] == []
+
+
+@every_text
+def test_a_command_meets_the_pods_of_one_release(page):
+    """Without the label's value it would take any release's first pod, and `calibrate` there; only the search may.
+
+    A pod by its name is one that runs: another one cannot be entered.
+    """
+    loose = [
+        line
+        for line in shell_lines(page)
+        if "-l rag-drift.example/sidecar" in line
+        and "-l rag-drift.example/sidecar=SIDECAR " not in line
+        and " --all-namespaces " not in line
+    ]
+    named = [line for line in shell_lines(page) if "kubectl" in line and " get pod " in line and "-o name" in line]
+    assert loose + [line for line in named if "--field-selector=status.phase=Running" not in line] == []
+
+
+@every_page
+def test_a_pod_that_is_used_was_looked_up(page):
+    """`$POD` is set on the page, before the first command that needs it."""
+    lines = shell_lines(page)
+    used = [number for number, line in enumerate(lines) if "$POD" in line]
+    found = [number for number, line in enumerate(lines) if line.startswith("POD=$(")]
+    assert len(found) == bool(used)
+    assert found < used or not used
+
+
+@every_text
+def test_a_reload_is_one_of_all_pods(page):
+    """The signal reaches one process: the recipe alone sends it, and a page that asks for a reload links the recipe."""
+    _, _, remedy = outside_blocks(page).partition("## Mitigation\n")
+    assert not any("kill -HUP" in line for line in shell_lines(page)) or page == INDEX
+    if page in PAGES and re.search(r"\breload|need no restart|needs no restart", remedy):
+        assert RECIPE in remedy
+
+
+def test_the_recipe_changes_every_pod_and_the_values():
+    """Edit, wait for the file, check, reload in a loop over the pods, and keep it in the release's values."""
+    place = f"### {RECIPE_NAME}\n"
+    text = INDEX.read_text().partition(place)[2].partition("\n## ")[0]
+    typed = [line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ ")]
+    steps = ["edit configmap SIDECAR", "sha256sum /etc/rag-drift/", "rag-drift config check", "kill -HUP 1"]
+    places = [next(number for number, line in enumerate(typed) if step in line) for step in steps]
+    assert places == sorted(places)
+    assert all(typed[number].startswith("for POD in $(pods); do ") for number in places[1:])
+    assert "values of `RELEASE`" in text
+    linking = {page.stem.removeprefix("ragdrift") for page in PAGES if RECIPE in page.read_text()}
+    assert linking >= {
+        "shedding", "fallingbehind", "canariesstale", "canarysetaside", "deadletters", "streamsilent", "reloadfailed",
+        "uncalibrated", "nothingread",
+    }  # fmt: skip
+
+
+@every_text
+def test_settings_are_rolled_back_by_helm(page):
+    """`rollout undo` brings back a pod, and not the ConfigMap of a fixed name that it reads."""
+    assert [line for line in shell_lines(page) if "rollout undo" in line] == []
+
+
+@every_text
+def test_each_helm_command_and_option_exists(page):
+    """Asked of the program itself, and never without saying where the release is."""
+    typed = [line.partition(" |")[0].split()[1:] for line in shell_lines(page) if line.startswith("helm ")]
+    if not typed:
+        return
+    helm = binary()
+    needed(helm, "helm")
+    for words in typed:
+        (name,) = [word for word in words if word in {"list", "history", "rollback"}]
+        shown = subprocess.run([str(helm), name, "--help"], capture_output=True, text=True, check=True).stdout
+        assert {"-n", "--all-namespaces"} & set(words)
+        assert [word for word in words if word.startswith("-") and not re.search(rf"\s{word}\b", shown)] == []
+
+
+@every_text
+def test_the_shell_can_read_what_is_typed(page):
+    """Quotes and loops are closed."""
+    shell = shutil.which("sh")
+    needed(shell, "sh")
+    text = "\n".join(shell_lines(page)) + "\n"
+    done = subprocess.run([str(shell), "-n"], input=text, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- Panels, links, lists

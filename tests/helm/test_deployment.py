@@ -109,6 +109,22 @@ def test_models_come_from_where_the_values_say(helm, name, kind):
     assert mount["mountPath"] == ("/srv/models" if name == "model-volume" else "/models")
 
 
+def test_a_claim_that_is_only_read_is_left_as_it_is(helm):
+    """Read-only for the pod, in both modes: what is mounted for writing gets the pod's group, file by file."""
+    (parent,) = pod_specs(
+        helm.objects(
+            "rag-drift-sidecar.models.podVolume=,rag-drift-sidecar.models.existingClaim=rag-models", chart=helm.parent
+        )
+    )
+    for one in (pod(helm, "existing-claim"), parent):
+        (volume,) = [found for found in one["volumes"] if found["name"] == "rag-drift-models"]
+        assert volume["persistentVolumeClaim"] == {"claimName": "rag-models", "readOnly": True}
+    (copy,) = [found for found in pod(helm, "frozen-copy")["volumes"] if found["name"] == "frozen-copy"]
+    assert "readOnly" not in copy["persistentVolumeClaim"]  # what the group is for
+    context = pod(helm, "frozen-copy")["securityContext"]
+    assert (context["fsGroup"], context["fsGroupChangePolicy"]) == (10001, "OnRootMismatch")
+
+
 def test_the_copy_takes_the_content_of_the_folder(helm):
     """`source/.` copies what is in the folder, hidden files included, and not the folder itself."""
     (copy,) = pod(helm, "init-copy")["initContainers"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.helm.charts import VERSIONS
+from tests.helm.charts import VERSIONS, of_kind
 
 SIDECAR = ["mode=sidecar"]
+BUDGET = ["podDisruptionBudget.enabled=true", "podDisruptionBudget.maxUnavailable="]
 REFUSED = {
     "two-sources-of-models": (
         ["models.existingClaim=a", "models.initCopy.image=b:1"],
@@ -43,15 +44,20 @@ REFUSED = {
         "serviceMonitor.enabled needs service.enabled",
     ),
     "budget-that-stops-every-drain": (
-        [
-            "podDisruptionBudget.enabled=true",
-            "podDisruptionBudget.minAvailable=1",
-            "podDisruptionBudget.maxUnavailable=",
-        ],
+        [*BUDGET, "podDisruptionBudget.minAvailable=1"],
         "no node could ever be drained",
     ),
     "budget-of-nobody": (
         ["podDisruptionBudget.enabled=true", "podDisruptionBudget.maxUnavailable=0"],
+        "no node could ever be drained",
+    ),
+    "budget-of-a-share-that-is-the-only-pod": ([*BUDGET, "podDisruptionBudget.minAvailable=50%"], "with 1 replicas"),
+    "budget-of-a-share-that-is-rounded-up-to-all": (
+        [*BUDGET, "podDisruptionBudget.minAvailable=67%", "replicas=3"],
+        "no node could ever be drained",
+    ),
+    "budget-of-the-share-nobody": (
+        ["podDisruptionBudget.enabled=true", "podDisruptionBudget.maxUnavailable=0%", "replicas=3"],
         "no node could ever be drained",
     ),
     "budget-of-two-kinds": (
@@ -70,6 +76,15 @@ REFUSED = {
         ["secrets.frozenKey.value=x", "config.frozen.key_file=/etc/key"],
         "config.frozen.key_file and secrets.frozenKey",
     ),
+    "two-values-under-one-key": (
+        [
+            "secrets.redisPassword.value=a",
+            "secrets.httpToken.value=b",
+            "secrets.redisPassword.key=x",
+            "secrets.httpToken.key=x",
+        ],
+        "secrets.httpToken and secrets.redisPassword: the chart makes one Secret of the values, and both have the key",
+    ),
     "encrypted-without-a-key": (["config.frozen.text=encrypted"], "set secrets.frozenKey"),
     "a-port-that-nobody-knows": (["config.http.port=0"], "Kubernetes must know it"),
     "a-port-for-itself": (["config.http.host=127.0.0.1"], "come from outside of the pod"),
@@ -82,6 +97,32 @@ def test_an_impossible_combination_is_refused(helm, values, sentence):
     done = helm.template(*(argument for value in values for argument in ("--set", value)))
     assert done.returncode != 0
     assert sentence in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("replicas", "budget"),
+    [
+        (2, "minAvailable=50%"),
+        (3, "minAvailable=66%"),
+        (2, "minAvailable=1"),
+        (1, "minAvailable=0"),
+        (0, "minAvailable=1"),
+        (1, "maxUnavailable=1%"),
+    ],
+)
+def test_a_budget_that_lets_a_pod_go_is_rendered(helm, replicas, budget):
+    """Shares are rounded up, so 66 % of three pods are two; without pods nothing holds up a drain."""
+    (one,) = of_kind(
+        helm.objects(*BUDGET, f"podDisruptionBudget.{budget}", f"replicas={replicas}"), "PodDisruptionBudget"
+    )
+    name, _, value = budget.partition("=")
+    assert one["spec"][name] == (value if value.endswith("%") else int(value))
+
+
+def test_one_key_in_two_secrets_is_no_mistake(helm):
+    """Only the values of the chart's own Secret would overwrite each other."""
+    same = ["secrets.redisPassword.key=x", "secrets.httpToken.key=x", "secrets.redisPassword.value=a"]
+    assert helm.objects(*same, "secrets.httpToken.existingSecret=other")
 
 
 def test_a_native_sidecar_needs_kubernetes_that_has_them(helm):

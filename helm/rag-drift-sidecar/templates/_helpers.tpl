@@ -22,11 +22,21 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "rag-drift-sidecar.labels" -}}
+{{- include "rag-drift-sidecar.labelsWith" (dict "root" . "labels" dict) -}}
+{{- end -}}
+
+{{/*
+The labels of an object that has some in its own values: a dict of `root` and those `labels`. They win over
+`.Values.labels`, so that no key is there twice; the schema keeps the chart's own out of both.
+*/}}
+{{- define "rag-drift-sidecar.labelsWith" -}}
+{{- with .root -}}
 {{ include "rag-drift-sidecar.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{- with .Values.labels }}
+{{- end }}
+{{- with merge dict (.labels | default dict) (.root.Values.labels | default dict) }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
@@ -81,7 +91,7 @@ checksum/rag-drift-config: {{ include "rag-drift-sidecar.config" . | sha256sum |
 {{- $given := get $.Values.secrets $value -}}
 {{- if or $given.existingSecret $given.value -}}
 {{- $name := $given.existingSecret | default (include "rag-drift-sidecar.fullname" $) -}}
-{{- $found = append $found (dict "value" $value "section" (index $of 0) "setting" (index $of 1) "file" (index $of 2) "name" $name "key" $given.key "inline" (ternary "" $given.value (ne $given.existingSecret ""))) -}}
+{{- $found = append $found (dict "value" $value "section" (index $of 0) "setting" (index $of 1) "file" (index $of 2) "name" $name "key" $given.key "inline" (ternary $given.value "" (empty $given.existingSecret))) -}}
 {{- end -}}
 {{- end -}}
 {{- dict "found" $found | toJson -}}

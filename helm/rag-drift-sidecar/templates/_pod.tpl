@@ -109,8 +109,13 @@ rag-drift-models
 {{- with .Values.models }}
 {{- if .existingClaim }}
 - name: rag-drift-models
+  {{- /*
+  Read-only for the whole pod, not only in the mount: the release pipeline owns what is in the claim, and Kubernetes
+  gives what it mounts for writing to the pod's fsGroup, file by file.
+  */}}
   persistentVolumeClaim:
     claimName: {{ .existingClaim | quote }}
+    readOnly: true
 {{- else if .volume }}
 - name: rag-drift-models
 {{ toYaml .volume | indent 2 }}

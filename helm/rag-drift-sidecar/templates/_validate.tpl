@@ -61,20 +61,33 @@ those of sidecar/settings.py that hang on two settings; a test holds both to the
 {{- end -}}
 {{- with .Values.podDisruptionBudget -}}
 {{- if .enabled -}}
-{{- $least := toString .minAvailable -}}
-{{- $most := toString .maxUnavailable -}}
+{{- $replicas := int $.Values.replicas -}}
+{{- $least := ternary "" (toString .minAvailable) (kindIs "invalid" .minAvailable) -}}
+{{- $most := ternary "" (toString .maxUnavailable) (kindIs "invalid" .maxUnavailable) -}}
 {{- if eq (empty $least) (empty $most) -}}
 {{- fail "podDisruptionBudget: give either maxUnavailable or minAvailable, and leave the other empty" -}}
 {{- end -}}
-{{- if or (has $most (list "0" "0%")) (eq $least "100%") (and (regexMatch "^[0-9]+$" $least) (ge (int $least) (int $.Values.replicas))) -}}
-{{- fail (printf "podDisruptionBudget: with %d replicas it lets no pod go, and no node could ever be drained" (int $.Values.replicas)) -}}
+{{- /* Kubernetes rounds a share of the pods up. */ -}}
+{{- $stay := trimSuffix "%" $least | atoi -}}
+{{- if hasSuffix "%" $least -}}
+{{- $stay = div (add (mul $stay $replicas) 99) 100 -}}
+{{- end -}}
+{{- if or (regexMatch "^0+%?$" $most) (and $least $replicas (ge (int $stay) $replicas)) -}}
+{{- fail (printf "podDisruptionBudget: with %d replicas it lets no pod go (a share is rounded up), and no node could ever be drained" $replicas) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "rag-drift-sidecar.validateSecrets" -}}
+{{- $taken := dict -}}
 {{- range (include "rag-drift-sidecar.secrets" . | fromJson).found -}}
+{{- if .inline -}}
+{{- if hasKey $taken .key -}}
+{{- fail (printf "secrets.%s and secrets.%s: the chart makes one Secret of the values, and both have the key %s in it: give each a key of its own" (get $taken .key) .value .key) -}}
+{{- end -}}
+{{- $_ := set $taken .key .value -}}
+{{- end -}}
 {{- if get (get $.Values.config .section | default dict) .setting -}}
 {{- fail (printf "config.%s.%s and secrets.%s name two files for one secret: leave one empty" .section .setting .value) -}}
 {{- end -}}
