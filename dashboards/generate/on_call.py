@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from dashboards.generate.blocks import Panel
 
 
+OUR_ALERTS = 'alertname=~"RagDrift.*"'
 NO_ALERT: dict[object, tuple[str, str]] = {
     "none": ("No alert fires", GOOD),
     "unruled": ("Rules are not loaded", BLIND),
@@ -238,8 +239,8 @@ def firing() -> Panel:
 
     That none fires is said only where rules are evaluated: a recorded series beside what it is recorded from.
     """
-    # An alert about absence has neither namespace nor job.
-    alerts = 'ALERTS{alertname=~"RagDrift.*", namespace=~"$namespace|", job=~"$job|"}'
+    # That no sidecar is anywhere is an alert with neither namespace nor job.
+    alerts = f'{ours("ALERTS", OUR_ALERTS)}\nor ALERTS{{{OUR_ALERTS}, namespace="", job=""}}'
     recorded = ours("job:rag_drift_judge_active:sum")
     watched = f"{best('judge_active')}\nunless on ({DEPLOYMENT}) {recorded}"
     alerting = copied(alerts, "runbook", "alertname")

@@ -136,6 +136,7 @@ JUDGE = {of("rag_drift_judge_active"): 1}
 RECORDED = {'job:rag_drift_judge_active:sum{namespace="prod", job="search"}': 1}
 STAGING = {of("rag_drift_judge_active", "staging"): 1}
 ALERT = {'ALERTS{alertname="RagDriftNoJudge", alertstate="firing", namespace="prod", job="search"}': 1}
+PLAIN = {'ALERTS{alertname="RagDriftNoJudge", alertstate="firing", job="search"}': 1}
 ABSENT = {'ALERTS{alertname="RagDriftAbsent", alertstate="pending"}': 1}
 FIRING = {
     'ALERTS{alertname="RagDriftNoJudge", alertstate="firing", namespace="prod", job="search", '
@@ -156,6 +157,7 @@ QUIET = {'{alertname="none", alertstate="quiet", runbook="none"}': 0.0}
         (JUDGE | RECORDED | ALERT, {}, FIRING),
         (JUDGE | RECORDED | ALERT | STAGING, {}, FIRING | {UNRULED.format("staging"): 1.0}),
         (JUDGE | RECORDED | ALERT, {"namespace": "staging"}, UNSEEN),
+        (JUDGE | RECORDED | PLAIN, {"namespace": "prod"}, QUIET),
         (ABSENT, {"namespace": "prod"}, {next(iter(ABSENT))[:-1] + ', runbook="RagDriftAbsent"}': 1.0}),
         ({}, {}, UNSEEN),
     ],
@@ -167,6 +169,7 @@ QUIET = {'{alertname="none", alertstate="quiet", runbook="none"}': 0.0}
         "fires",
         "fires-beside",
         "none-of-it",
+        "no-namespace",
         "absent",
         "nothing",
     ],

@@ -122,8 +122,9 @@ def test_only_the_chosen_targets_are_asked(dashboard):
             continue
         for selected in selectors(parsed(one.expr)):
             wanted = dict(chosen)
-            if selected.name == "ALERTS":  # an alert about absence may have neither
-                wanted = {label: f"{value}|" for label, value in deployment.items()}
+            if selected.name == "ALERTS":  # that no sidecar is anywhere is an alert with neither
+                nowhere = dict.fromkeys(deployment, "")
+                wanted = nowhere if nowhere.items() <= dict(selected.matchers).items() else deployment
             elif selected.name.startswith("window:"):  # what a rule file says of all deployments
                 wanted = {}
             elif ":" in selected.name:
