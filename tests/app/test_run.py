@@ -87,8 +87,10 @@ async def test_published_events_are_replayed_and_every_count_adds_up(shared, red
     # The same model and index on both sides agree fully, which lands in the last bucket of each histogram.
     assert shared.value("agreement_ratio_count", signal="overlap@10") == 50
     assert shared.value("agreement_ratio_sum", signal="overlap@10") == 50
-    assert shared.value("agreement_ratio_count", signal="fidelity@10") == 30
-    assert shared.value("agreement_ratio_sum", signal="fidelity@10") == 0  # "a" and "b" are no documents of the index
+    assert shared.value("agreement_detail_ratio_count", signal="fidelity@10") == 30
+    assert (
+        shared.value("agreement_detail_ratio_sum", signal="fidelity@10") == 0
+    )  # "a" and "b" are no documents of the index
     await asyncio.to_thread(shared.until, lambda: shared.value("observations_judged_total") == 50)
     assert shared.value("replay_failures_total") == shared.value("judge_failures_total") == 0
     assert shared.value("events_lost_total") == 0
