@@ -138,9 +138,14 @@ def script(helm, tmp_path):
         }
         text = one["args"][0].replace("sleep 60", "sleep 1")
         assert text != one["args"][0]
-        process = subprocess.Popen(
-            [*one["command"], text], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+        # A shell cannot trap what was ignored before it began, as under `nohup`; in a container nothing is.
+        before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        try:
+            process = subprocess.Popen(
+                [*one["command"], text], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+            )
+        finally:
+            signal.signal(signal.SIGHUP, before)
         started.append(process)
         return process
 
