@@ -60,14 +60,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(condition: Callable[[], Any], seconds: float, what: str, *, tell: Callable[[], str] = str) -> Any:
-    """Wait until something holds and give it; `tell` says what there is when it does not come."""
+def waited(condition: Callable[[], Any], seconds: float) -> Any:
+    """Wait until something holds, and give it or whatever false there is in the end."""
     end = time.monotonic() + seconds
-    while not (found := condition()):
-        if time.monotonic() > end:
-            pytest.fail(f"{what}: not within {seconds:.0f} s\n{tell()}")
+    while not (found := condition()) and time.monotonic() < end:
         time.sleep(0.1)
     return found
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str, *, tell: Callable[[], str] = str) -> Any:
+    """Wait until something holds and give it; `tell` says what there is when it does not come."""
+    return waited(condition, seconds) or pytest.fail(f"{what}: not within {seconds:.0f} s\n{tell()}")
 
 
 def get(url: str, seconds: float = 20.0) -> Any:
@@ -128,9 +131,9 @@ class Server:
         """Give the file with its output."""
         return self.folder / f"{self.name}.log"
 
-    def tail(self, lines: int = 20) -> str:
+    def tail(self, lines: int = 5) -> str:
         """Give the end of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        return "\n".join(line[:400] for line in self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def counter(self, name: str) -> dict[str, float]:
         """Read one of its own metrics: numbers by what the series is called."""
