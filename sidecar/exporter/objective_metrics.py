@@ -18,6 +18,7 @@ from sidecar.model import WHOLE_STREAM
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+    from sidecar.drift.baseline import Baseline
     from sidecar.judge.judgement import Judgement
 
 RATIO_BUCKETS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
@@ -40,37 +41,41 @@ class ObjectiveMetrics:
             ["slice"],
             registry=registry,
         )
-        self._shown: dict[str, tuple[str, float, float]] = {}
+        self._shown: dict[str, tuple[Baseline, float, str | None]] = {}
+        """By slice: baseline and target that are shown, and the floor's edge, None without an objective."""
 
     def show(self, judgement: Judgement) -> None:
-        """Show the objectives of the baselines in force."""
-        wanted = {}
-        for name, track in judgement.first.tracks.items():
-            if name == WHOLE_STREAM or track.baseline is None:
-                continue
-            found = objective_of(track.baseline.histogram, RATIO_BUCKETS, judgement.options.objective)
-            if found is not None:
-                wanted[name] = (_text(found.edge), track.baseline.ended_at, found.budget)
-        for name in self._shown.keys() - wanted.keys():
-            self._forget(name)
-        for name, (edge, at, budget) in wanted.items():
-            if self._shown.get(name) == wanted[name]:
-                continue
-            if name in self._shown:
+        """Show the objectives of the baselines in force; computed again only for another baseline or target."""
+        target = judgement.options.objective
+        baselines = {
+            name: track.baseline
+            for name, track in judgement.first.tracks.items()
+            if name != WHOLE_STREAM and track.baseline is not None
+        }
+        for name, (baseline, shown_target, _) in list(self._shown.items()):
+            if baselines.get(name) is not baseline or shown_target != target:
                 self._forget(name)
-            self._floor.labels(name, edge).set(at)
-            self._budget.labels(name).set(budget)
-        self._shown = wanted
+        for name in baselines.keys() - self._shown.keys():
+            self._compute(name, baselines[name], target)
 
     def clear(self) -> None:
         """Show what a replica shows that does not judge."""
         for name in list(self._shown):
             self._forget(name)
 
+    def _compute(self, name: str, baseline: Baseline, target: float) -> None:
+        found = objective_of(baseline.histogram, RATIO_BUCKETS, target)
+        edge = None if found is None else _text(found.edge)
+        self._shown[name] = baseline, target, edge
+        if found is not None and edge is not None:
+            self._floor.labels(name, edge).set(baseline.ended_at)
+            self._budget.labels(name).set(found.budget)
+
     def _forget(self, name: str) -> None:
-        edge, _, _ = self._shown.pop(name)
-        self._floor.remove(name, edge)
-        self._budget.remove(name)
+        _, _, edge = self._shown.pop(name)
+        if edge is not None:
+            self._floor.remove(name, edge)
+            self._budget.remove(name)
 
 
 def _text(edge: float) -> str:
