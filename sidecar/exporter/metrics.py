@@ -206,6 +206,7 @@ class Metrics:
         self._documents.labels(role).set(retriever.index.size)
         self._matches.labels(role).set(retriever.index_matches)
         self._loaded_at.labels(role).set(self._now())
+        self._outdated.labels(role).set(0)
 
     def encoder_similarity(self, role: Role, cosine: float | None) -> None:
         """Note how close the encoder in use is to the accepted one; None while nobody knows (not 0)."""
@@ -226,5 +227,5 @@ class Metrics:
         self._outdated.labels(role).set(1)
 
     def up_to_date(self, role: str) -> None:
-        """Note that the version in use is the one in the folder."""
+        """Note that the folder holds the version in use again, after one that was refused."""
         self._outdated.labels(role).set(0)

@@ -37,7 +37,7 @@ class WatchMetrics(Protocol):
         """Note that a new version could not be loaded."""
 
     def up_to_date(self, role: str) -> None:
-        """Note that the version in use is the one in the folder."""
+        """Note that the folder holds the version in use again, after one that was refused."""
 
 
 class Watcher:
@@ -121,9 +121,9 @@ class Watcher:
         signature = await asyncio.to_thread(source.signature)
         settled = signature == self._before[number]
         self._before[number] = signature
-        if signature == self._loaded[number]:
-            self._metrics.up_to_date(source.role)
+        if signature == self._loaded[number] and self._refused[number] is not None:
             self._refused[number] = None
+            self._metrics.up_to_date(source.role)
         if signature in (self._loaded[number], self._refused[number]):
             return True
         self._outdated()
@@ -142,7 +142,6 @@ class Watcher:
             self._log.error("retriever_refused", role=source.role, error=str(error))
             return True
         self._loaded[number] = signature
-        self._metrics.up_to_date(source.role)
         retrievers.replace(retriever)
         self._log.warning(
             "retriever_replaced",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import subprocess
 from dataclasses import replace
 from functools import cache
@@ -22,6 +20,7 @@ from sidecar.judge.judgement import Judgement
 from sidecar.model import Observation
 from sidecar.probesets.library import find_sets
 from sidecar.replay.compare import signal_names
+from tests.dashboards.promtool import found
 from tests.exporter.canary_runs import ran
 from tests.exporter.conftest import NOW, metrics
 from tests.judge.observations import HOUSE, SIGNAL, options, stream
@@ -107,13 +106,8 @@ def test_twenty_slices_and_the_bundled_canaries_cost_fewer_than_two_thousand_ser
 @pytest.mark.parametrize("make", [metrics, full])
 def test_promtool_finds_nothing_to_say(make):
     """Names, help texts and types follow the Prometheus conventions, in an empty and in a full registry."""
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        if os.environ.get("CI"):
-            pytest.fail("promtool is not on this machine")
-        pytest.skip("promtool is not on this machine")
     done = subprocess.run(
-        [promtool, "check", "metrics", "--extended"],
+        [found("promtool"), "check", "metrics", "--extended"],
         input=generate_latest(make().registry),
         capture_output=True,
         check=False,
@@ -124,11 +118,8 @@ def test_promtool_finds_nothing_to_say(make):
 
 def test_promtool_would_complain():
     """The check above can fail: a counter without `_total` is found."""
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not on this machine")
     text = b"# HELP rag_drift_things Things.\n# TYPE rag_drift_things counter\nrag_drift_things 1\n"
-    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
+    done = subprocess.run([found("promtool"), "check", "metrics"], input=text, capture_output=True, check=False)
     assert done.returncode != 0
 
 
