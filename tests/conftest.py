@@ -6,7 +6,6 @@ the session: do not stop it), `own_redis` a server of the test's own that it may
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from importlib.metadata import version as distribution_version
@@ -17,6 +16,7 @@ import redis.asyncio
 
 from sidecar.embedded_redis import EmbeddedRedis, binaries, version
 from sidecar.redis_edge import connect
+from tests.programs import absent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -51,10 +51,7 @@ def redis_binary(request: pytest.FixtureRequest) -> Path:
     """Give one server binary after the other; in CI a missing one is a failure."""
     path = binaries().get(request.param)
     if path is None:
-        reason = f"{request.param}: no such server on this machine"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        absent(f"{request.param}: no such server on this machine")
     return path
 
 

@@ -1,23 +1,12 @@
-"""The real promtool, amtool and Alertmanager for the tests of the rules; missing ones skip, in CI they fail."""
+"""The real promtool and amtool for the tests of rules and dashboards."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 
-import pytest
+from tests.programs import program
 
 SECONDS = 240
-
-
-def found(name: str) -> str:
-    """Give the path of a program; skip the test where it is missing, or fail in CI."""
-    path = shutil.which(name)
-    if path is None:
-        reason = f"{name} is not on this machine: apt-get install prometheus prometheus-alertmanager"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    return path
 
 
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -27,4 +16,4 @@ def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a program and give what it says."""
-    return subprocess.run([found(name), *arguments], capture_output=True, text=True, check=False, timeout=SECONDS)
+    return subprocess.run([program(name), *arguments], capture_output=True, text=True, check=False, timeout=SECONDS)

@@ -20,9 +20,10 @@ import pytest
 import yaml
 
 from tests.dashboards.expressions import came_out, parsed
-from tests.dashboards.promtool import found, run
+from tests.dashboards.promtool import run
 from tests.dashboards.test_rules import ALERTS, seconds
 from tests.monitoring.servers import Server, get
+from tests.programs import need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,7 +200,7 @@ def test_what_must_be_equal_is_on_both_or_on_neither():
 @pytest.fixture(scope="module")
 def muted(tmp_path_factory) -> dict[str, bool]:
     """Give a real Alertmanager the alerts of all cases, each in a job of its own, and ask which of them it mutes."""
-    found("prometheus-alertmanager")
+    need("prometheus-alertmanager")
     folder = tmp_path_factory.mktemp("alertmanager")
     arguments = [f"--config.file={CONFIG}", f"--storage.path={folder / 'data'}", "--cluster.listen-address="]
     end = (datetime.now(UTC) + timedelta(hours=1)).isoformat()

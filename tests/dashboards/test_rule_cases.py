@@ -31,11 +31,12 @@ from sidecar.exporter.objective_metrics import RATIO_BUCKETS
 from sidecar.probesets.library import find_sets
 from sidecar.replay.compare import signal_names
 from tests.dashboards.expressions import TARGET, families, parsed
-from tests.dashboards.promtool import found, promtool
+from tests.dashboards.promtool import promtool
 from tests.dashboards.test_rules import EVERY_FILE, RULES, named, rules, seconds, values
 from tests.exporter.canary_runs import ran
 from tests.exporter.conftest import metrics
 from tests.exporter.test_metrics import judged, observations, samples
+from tests.programs import need
 from tests.replay.doubles import retrievers
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def of_rule(rule: dict[str, Any], expected: list[dict[str, Any]]) -> list[dict[s
 @pytest.fixture(scope="module")
 def answers() -> dict[str, subprocess.CompletedProcess[str]]:
     """Run every file, two at a time."""
-    found("promtool")
+    need("promtool")
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
         return dict(zip(FILES, pool.map(lambda file: promtool("test", "rules", str(CASES / file)), FILES), strict=True))
 

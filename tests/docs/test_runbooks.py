@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -28,8 +27,7 @@ from sidecar.exporter.intake_collector import IntakeCollector
 from sidecar.exporter.metrics import Metrics
 from sidecar.intake import REASONS
 from sidecar.store import Keys
-from tests.helm.charts import binary
-from tests.helm.conftest import needed
+from tests.programs import program
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "runbooks"
@@ -372,11 +370,10 @@ def test_each_helm_command_and_option_exists(page):
     typed = [line.partition(" |")[0].split()[1:] for line in shell_lines(page) if line.startswith("helm ")]
     if not typed:
         return
-    helm = binary()
-    needed(helm, "helm")
+    helm = program("helm")
     for words in typed:
         (name,) = [word for word in words if word in {"list", "history", "rollback"}]
-        shown = subprocess.run([str(helm), name, "--help"], capture_output=True, text=True, check=True).stdout
+        shown = subprocess.run([helm, name, "--help"], capture_output=True, text=True, check=True).stdout
         assert {"-n", "--all-namespaces"} & set(words)
         assert [word for word in words if word.startswith("-") and not re.search(rf"\s{word}\b", shown)] == []
 
@@ -384,10 +381,9 @@ def test_each_helm_command_and_option_exists(page):
 @every_text
 def test_the_shell_can_read_what_is_typed(page):
     """Quotes and loops are closed."""
-    shell = shutil.which("sh")
-    needed(shell, "sh")
+    shell = program("sh")
     text = "\n".join(shell_lines(page)) + "\n"
-    done = subprocess.run([str(shell), "-n"], input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run([shell, "-n"], input=text, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 

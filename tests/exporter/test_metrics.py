@@ -20,10 +20,10 @@ from sidecar.judge.judgement import Judgement
 from sidecar.model import Observation
 from sidecar.probesets.library import find_sets
 from sidecar.replay.compare import signal_names
-from tests.dashboards.promtool import found
 from tests.exporter.canary_runs import ran
 from tests.exporter.conftest import NOW, metrics
 from tests.judge.observations import HOUSE, SIGNAL, options, stream
+from tests.programs import program
 from tests.replay.doubles import retrievers
 
 MOST_SERIES = 2000
@@ -107,7 +107,7 @@ def test_twenty_slices_and_the_bundled_canaries_cost_fewer_than_two_thousand_ser
 def test_promtool_finds_nothing_to_say(make):
     """Names, help texts and types follow the Prometheus conventions, in an empty and in a full registry."""
     done = subprocess.run(
-        [found("promtool"), "check", "metrics", "--extended"],
+        [program("promtool"), "check", "metrics", "--extended"],
         input=generate_latest(make().registry),
         capture_output=True,
         check=False,
@@ -119,7 +119,7 @@ def test_promtool_finds_nothing_to_say(make):
 def test_promtool_would_complain():
     """The check above can fail: a counter without `_total` is found."""
     text = b"# HELP rag_drift_things Things.\n# TYPE rag_drift_things counter\nrag_drift_things 1\n"
-    done = subprocess.run([found("promtool"), "check", "metrics"], input=text, capture_output=True, check=False)
+    done = subprocess.run([program("promtool"), "check", "metrics"], input=text, capture_output=True, check=False)
     assert done.returncode != 0
 
 
@@ -334,7 +334,10 @@ def test_a_refused_version_shows_until_the_folder_holds_what_is_in_use():
     assert value(made, "retriever_outdated", role="deployed") == 1
     made.up_to_date("deployed")
     assert value(made, "retriever_outdated", role="deployed") == 0
-    assert value(made, "retriever_reload_failures_total", role="deployed") == 1
+    made.reload_failed("deployed")
+    made.retriever_loaded(retrievers().pair.deployed)
+    assert value(made, "retriever_outdated", role="deployed") == 0
+    assert value(made, "retriever_reload_failures_total", role="deployed") == 2
 
 
 def test_the_cycles_of_the_loops_are_told():

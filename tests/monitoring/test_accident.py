@@ -28,7 +28,8 @@ from tests.monitoring.quick import (
     holding,
     seconds,
 )
-from tests.monitoring.servers import INTERVAL, need
+from tests.monitoring.servers import INTERVAL
+from tests.programs import need
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

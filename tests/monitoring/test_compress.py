@@ -10,7 +10,7 @@ import yaml
 
 from tests.monitoring import compress
 from tests.monitoring.quick import FACTOR, ROUTES
-from tests.monitoring.servers import need
+from tests.programs import need
 
 FILES = sorted((ROUTES.parent / "rules").glob("*.yaml"))
 IN_TEXT = re.compile(r"(?<![\w.])(?:\d+(?:ms|[smhdwy]))+(?![\w.])")

@@ -18,7 +18,8 @@ import pytest
 from sidecar.embedded_redis import EmbeddedRedis, binaries
 from tests.app.conftest import Process, settings
 from tests.monitoring.quick import ABSENT, EVALUATIONS, PAGE, ROUTE, busy, holding, seconds, watching
-from tests.monitoring.servers import INTERVAL, need, until
+from tests.monitoring.servers import INTERVAL, until
+from tests.programs import need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -195,7 +195,7 @@ class Recorder:
     """Remembers what the watcher tells."""
 
     def __init__(self) -> None:
-        self.loaded, self.failed, self.outdated = [], [], set()
+        self.loaded, self.failed = [], []
 
     def retriever_loaded(self, retriever):
         """Note a loaded retriever."""
@@ -204,11 +204,6 @@ class Recorder:
     def reload_failed(self, role):
         """Note a version that was refused."""
         self.failed.append(role)
-        self.outdated.add(role)
-
-    def up_to_date(self, role):
-        """Note that the version in the folder is the one in use."""
-        self.outdated.discard(role)
 
 
 @pytest.mark.parametrize("redis_binary", ["redis-6.2-wheel"], indirect=True)

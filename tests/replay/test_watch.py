@@ -42,8 +42,9 @@ class Recorder:
         self.loaded, self.failed, self.outdated = [], [], set()
 
     def retriever_loaded(self, retriever):
-        """Note a loaded retriever."""
+        """Note a loaded retriever, which is the version in the folder."""
         self.loaded.append(retriever)
+        self.outdated.discard(retriever.role)
 
     def reload_failed(self, role):
         """Note a version that was refused."""
@@ -51,7 +52,7 @@ class Recorder:
         self.outdated.add(role)
 
     def up_to_date(self, role):
-        """Note that the version in the folder is the one in use."""
+        """Note that the version in use is in the folder again."""
         self.outdated.discard(role)
 
 
@@ -206,11 +207,13 @@ async def test_a_version_that_cannot_be_loaded_leaves_the_old_one(bench, tuned, 
         await until(bench.watcher._current.is_set)
         await asyncio.sleep(0.6)
         assert bench.metrics.failed == ["deployed"]
+        assert bench.metrics.outdated == {"deployed"}
         assert bench.current("deployed") is before
         assert ranked(before)[0] == "d0"
         (broken / "model.safetensors").write_bytes(whole)
         await until(lambda: bench.current("deployed") is not before)
         assert bench.current("deployed").fingerprint.digest == tuned.fingerprint.digest
+        assert bench.metrics.outdated == set()
     assert bench.metrics.failed == ["deployed"]
 
 
@@ -222,6 +225,11 @@ async def test_a_folder_that_disappears_leaves_the_old_version(bench, tmp_path):
         await until(lambda: bench.metrics.failed == ["deployed"])
         bench.point("deployed", "model", tmp_path / "nowhere")
         await until(lambda: bench.metrics.failed == ["deployed"] * 2)
+        assert bench.current("deployed") is before
+        assert bench.metrics.outdated == {"deployed"}
+        for part, path in (("model", bench.version.model), ("index", bench.version.index)):
+            bench.point("deployed", part, path)
+        await until(lambda: not bench.metrics.outdated)
         assert bench.current("deployed") is before
 
 
