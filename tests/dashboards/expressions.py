@@ -1,4 +1,4 @@
-"""What an expression of PromQL asks for, from its syntax tree: selectors, what is around them, labels that come out."""
+"""What rules, dashboards and pages may ask for, and what an expression of PromQL does ask for, from its syntax tree."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from promql_parser import AggModifierType, LabelModifierType, VectorMatchCardinality
 
 from docs.tables import metric_families
+from sidecar.exporter.intake_collector import IntakeCollector
+from sidecar.exporter.metrics import Metrics
+from sidecar.probesets.library import find_sets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RULES = Path(__file__).parents[2] / "dashboards" / "rules"
+EVERY_FILE = sorted(path.name for path in RULES.glob("*.yaml"))
 TARGET = frozenset({"namespace", "job", "instance"})
 """Labels that Prometheus gives to what it scrapes."""
 SET_OPERATORS = frozenset({"and", "or", "unless"})
@@ -75,11 +79,29 @@ def families() -> dict[str, Family]:
     return found
 
 
-def rules(*files: str) -> Iterator[dict[str, Any]]:
-    """Give the rules of these files."""
-    for file in files:
-        for group in yaml.safe_load((RULES / file).read_text(encoding="utf-8"))["groups"]:
-            yield from group["rules"]
+def rules(*files: str) -> list[dict[str, Any]]:
+    """Give the rules of these files, by default of all."""
+    trees = [yaml.safe_load((RULES / file).read_text(encoding="utf-8")) for file in files or EVERY_FILE]
+    return [rule for tree in trees for group in tree["groups"] for rule in group["rules"]]
+
+
+@cache
+def values() -> dict[tuple[str, str], set[str]]:
+    """Map a series' name and a label to the values that a sidecar with the bundled sets and a frozen copy shows."""
+    made = Metrics(signals=["overlap@10"], k=10, version="0", pages=26.0, tickets=4.0, now=lambda: 0.0, frozen=True)
+    made.cycles(judge=1, frozen=1, canaries=1)
+    made.know_slices(["default"])
+    made.canaries.canaries_known(find_sets())
+    found: dict[tuple[str, str], set[str]] = {}
+    for family in (*made.registry.collect(), *IntakeCollector().collect()):
+        for sample in family.samples:
+            for label, value in sample.labels.items():
+                found.setdefault((sample.name, label), set()).add(value)
+    for rule in rules("recording.yaml"):
+        for name in {one.name for one in selectors(parsed(rule["expr"]))}:
+            for label in families()[name].labels:
+                found.setdefault((rule["record"], label), set()).update(found.get((name, label), ()))
+    return {key: some for key, some in found.items() if some}
 
 
 def parsed(expr: str) -> Any:

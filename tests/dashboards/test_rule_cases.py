@@ -30,9 +30,9 @@ from promql_parser import MatchOp
 from sidecar.exporter.objective_metrics import RATIO_BUCKETS
 from sidecar.probesets.library import find_sets
 from sidecar.replay.compare import signal_names
-from tests.dashboards.expressions import TARGET, families, parsed
+from tests.dashboards.expressions import EVERY_FILE, RULES, TARGET, families, parsed, rules, values
 from tests.dashboards.promtool import promtool
-from tests.dashboards.test_rules import EVERY_FILE, RULES, named, rules, seconds, values
+from tests.dashboards.test_rules import named, seconds
 from tests.exporter.canary_runs import ran
 from tests.exporter.conftest import metrics
 from tests.exporter.test_metrics import judged, observations, samples

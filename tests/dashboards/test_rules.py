@@ -8,7 +8,6 @@ is written. Whether the rules fire when they should is the business of `test_rul
 from __future__ import annotations
 
 import re
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,29 @@ import pytest
 import yaml
 from promql_parser import LabelModifierType, MatchOp, ValueType, VectorMatchCardinality
 
-from sidecar.exporter.intake_collector import IntakeCollector
-from sidecar.exporter.metrics import Metrics
-from sidecar.probesets.library import find_sets
-from tests.dashboards.expressions import SET_OPERATORS, TARGET, aggregations, came_out, children, families, functions
+from tests.dashboards.expressions import (
+    EVERY_FILE,
+    RULES,
+    SET_OPERATORS,
+    TARGET,
+    aggregations,
+    came_out,
+    children,
+    families,
+    functions,
+    rules,
+    values,
+)
 from tests.dashboards.expressions import parsed as parse
 from tests.dashboards.expressions import selectors as selected
 from tests.dashboards.promtool import promtool
 
 ROOT = Path(__file__).parents[2]
-RULES = ROOT / "dashboards" / "rules"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 BASE = "https://rag-drift.example/runbooks/"
 
 FILE_SETS = {name: ("recording.yaml", "alerts.yaml", f"slo-{name}.yaml") for name in ("7d", "30d")}
 """The files that are loaded together."""
-EVERY_FILE = sorted(path.name for path in RULES.glob("*.yaml"))
 
 GROUP_KEYS = {"name", "rules"}
 RULE_KEYS = {
@@ -65,12 +71,6 @@ BOUNDED = {
 }  # fmt: skip
 
 
-def rules(*files: str) -> list[dict[str, Any]]:
-    """Give the rules of these files, by default of all."""
-    trees = [yaml.safe_load((RULES / file).read_text(encoding="utf-8")) for file in files or EVERY_FILE]
-    return [rule for tree in trees for group in tree["groups"] for rule in group["rules"]]
-
-
 def named(rule: dict[str, Any]) -> str:
     """Name a rule for the test's id."""
     labels = rule.get("labels", {})
@@ -83,25 +83,6 @@ ALERTS = [rule for rule in EVERY_RULE if "alert" in rule]
 every_rule = pytest.mark.parametrize("rule", EVERY_RULE, ids=named)
 every_alert = pytest.mark.parametrize("rule", ALERTS, ids=named)
 every_recording = pytest.mark.parametrize("rule", [rule for rule in EVERY_RULE if "record" in rule], ids=named)
-
-
-@cache
-def values() -> dict[tuple[str, str], set[str]]:
-    """Map a series' name and a label to the values that a sidecar with the bundled sets and a frozen copy shows."""
-    made = Metrics(signals=["overlap@10"], k=10, version="0", pages=26.0, tickets=4.0, now=lambda: 0.0, frozen=True)
-    made.cycles(judge=1, frozen=1, canaries=1)
-    made.know_slices(["default"])
-    made.canaries.canaries_known(find_sets())
-    found: dict[tuple[str, str], set[str]] = {}
-    for family in (*made.registry.collect(), *IntakeCollector().collect()):
-        for sample in family.samples:
-            for label, value in sample.labels.items():
-                found.setdefault((sample.name, label), set()).add(value)
-    for rule in rules("recording.yaml"):
-        for name in {one.name for one in selected(parse(rule["expr"]))}:
-            for label in families()[name].labels:
-                found.setdefault((rule["record"], label), set()).update(found.get((name, label), ()))
-    return {key: some for key, some in found.items() if some}
 
 
 def nodes(node: Any) -> list[Any]:

@@ -15,24 +15,20 @@ from functools import cache
 from pathlib import Path
 
 import click
-import promql_parser
 import pytest
-import yaml
 from prometheus_client import CollectorRegistry
 
 from sidecar.cli import rag_drift
 from sidecar.drift.attribution import Cause
 from sidecar.exporter.http import application
-from sidecar.exporter.intake_collector import IntakeCollector
-from sidecar.exporter.metrics import Metrics
 from sidecar.intake import REASONS
 from sidecar.store import Keys
+from tests.dashboards.expressions import Selected, families, parsed, rules, selectors, values
 from tests.programs import program
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "runbooks"
 INDEX = FOLDER / "README.md"
-RULES = ROOT / "dashboards" / "rules"
 CHART = ROOT / "helm" / "rag-drift-sidecar" / "templates"
 
 HEADINGS = ["## Meaning", "## Impact", "## Diagnosis", "## Mitigation"]
@@ -42,7 +38,6 @@ RECIPE = f"README.md#{RECIPE_NAME.lower().replace(' ', '-')}"
 OPEN_LABELS = {"slice", "signal", "probe_set", "domain", "phenomenon", "fingerprint", "index", "version", "checksum"}
 """Labels whose values no list in the code bounds."""
 TARGET_LABELS = {"job", "namespace", "instance", "pod"}
-RULE_LABELS = {"slice", "le", "probe_set", "domain", "signature"}
 
 PANEL = re.compile(r"\*\*([^*]+?) \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} ([^*]+)\*\*")
 
@@ -50,13 +45,6 @@ PAGES = sorted(FOLDER.glob("ragdrift*.md"))
 TEXTS = [INDEX, *PAGES, ROOT / "docs" / "slo.md"]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 every_text = pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.stem)
-
-
-@cache
-def rules() -> list[dict]:
-    """Read every rule of every file."""
-    files = sorted(RULES.glob("*.yaml"))
-    return [rule for file in files for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]]
 
 
 @cache
@@ -149,58 +137,21 @@ def test_the_index_lists_every_alert_with_its_severity_and_summary():
 # --- Queries
 
 
-@cache
-def families() -> dict[str, set[str]]:
-    """Map each series name that can be asked for to its labels."""
-    from docs.tables import metric_families
-
-    found: dict[str, set[str]] = {"up": set()}
-    for name, kind, labels, _ in metric_families():
-        found[name] = set(labels)
-        if kind in {"histogram", "summary"}:
-            found |= {f"{name}{suffix}": set(labels) for suffix in ("_sum", "_count")}
-        if kind == "histogram":
-            found[f"{name}_bucket"] = {*labels, "le"}
-    return found | {rule["record"]: RULE_LABELS for rule in rules() if "record" in rule}
-
-
-@cache
-def values() -> dict[tuple[str, str], set[str]]:
-    """Map a name and a label to the values that exist from the start."""
-    made = Metrics(signals=["overlap@10"], k=10, version="0", pages=26.0, tickets=4.0, now=lambda: 0.0, frozen=True)
-    made.cycles(judge=1, frozen=1, canaries=1)
-    found: dict[tuple[str, str], set[str]] = {}
-    for family in (*made.registry.collect(), *IntakeCollector().collect()):
-        for sample in family.samples:
-            for label, value in sample.labels.items():
-                found.setdefault((sample.name, label), set()).add(value)
-    return found
-
-
-def selectors(node: object) -> list[promql_parser.VectorSelector]:
-    """Collect the selectors of a parsed expression."""
-    if isinstance(node, promql_parser.VectorSelector):
-        return [node]
-    below = [getattr(node, name, None) for name in ("lhs", "rhs", "expr", "vector_selector", "param")]
-    below += getattr(node, "args", None) or []
-    return [one for inner in below if inner is not None for one in selectors(inner)]
-
-
-def wrong_with(selector: promql_parser.VectorSelector) -> list[str]:
+def wrong_with(selector: Selected) -> list[str]:
     """Say what of a selector does not exist, or cannot be filled in."""
     known = families().get(selector.name)
     if known is None:
         return [f"no such metric: {selector.name}"]
     wrong = []
-    matchers = {one.name: one for one in selector.matchers.matchers}
-    if "job" not in matchers or matchers["job"].value != "...":
+    matchers = dict(selector.matchers)
+    if matchers.get("job") != "...":
         wrong.append(f'{selector.name} has no job="..." to fill in')
-    for label, one in matchers.items():
-        if label not in known | TARGET_LABELS:
+    for label, wanted in matchers.items():
+        if label not in known.labels | TARGET_LABELS:
             wrong.append(f"{selector.name} has no label {label}")
         exist = values().get((selector.name, label))
-        if exist and label not in OPEN_LABELS and not any(re.fullmatch(one.value, value) for value in exist):
-            wrong.append(f"{selector.name}: no {label} is {one.value}")
+        if exist and label not in OPEN_LABELS and not any(re.fullmatch(wanted, value) for value in exist):
+            wrong.append(f"{selector.name}: no {label} is {wanted}")
     return wrong
 
 
@@ -209,7 +160,7 @@ def test_each_query_parses_and_asks_for_what_exists(page):
     """Metric, label and value exist, and the job is there to be filled in."""
     asked = queries(page)
     assert asked or page == INDEX
-    wrong = [problem for query in asked for one in selectors(promql_parser.parse(query)) for problem in wrong_with(one)]
+    wrong = [problem for query in asked for one in selectors(parsed(query)) for problem in wrong_with(one)]
     assert wrong == []
 
 

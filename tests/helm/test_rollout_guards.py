@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import promql_parser
 import pytest
 import yaml
 
 from docs.tables import metric_families
 from sidecar.drift.signature import NAMES, WORSE
+from tests.dashboards.expressions import parsed, selectors
 from tests.dashboards.promtool import promtool
 from tests.helm.charts import ROOT
 
@@ -54,19 +54,6 @@ QUERIES = queries()
 each_query = pytest.mark.parametrize("name", QUERIES)
 
 
-def selectors(node: Any) -> list[promql_parser.VectorSelector]:
-    """List the selectors of a parsed query."""
-    if isinstance(node, promql_parser.VectorSelector):
-        return [node]
-    found = []
-    for part in ("lhs", "rhs", "expr", "args"):
-        inner = getattr(node, part, None)
-        for one in inner if isinstance(inner, list) else [inner]:
-            if one is not None:
-                found += selectors(one)
-    return found
-
-
 def test_both_tools_ask_the_same():
     """There are the same two questions in both examples, word for word."""
     assert len(QUERIES) == 4
@@ -77,14 +64,14 @@ def test_both_tools_ask_the_same():
 @each_query
 def test_the_queries_are_about_metrics_that_there_are(name):
     """Every name is a family of the real registry, every label one of it or the target, every value a possible one."""
-    families = {family: labels for family, _, labels, _ in metric_families()}
-    found = selectors(promql_parser.parse(QUERIES[name]))
+    known = {family: labels for family, _, labels, _ in metric_families()}
+    found = list(selectors(parsed(QUERIES[name])))
     assert len(found) >= 4
     for one in found:
-        for matcher in one.matchers.matchers:
-            assert matcher.name in {*families[one.name], "namespace", "job"}, (one.name, matcher.name)
-            if matcher.name == "signature":
-                assert set(matcher.value.split("|")) == WORSE < set(NAMES)
+        for label, value in one.matchers:
+            assert label in {*known[one.name], "namespace", "job"}, (one.name, label)
+            if label == "signature":
+                assert set(value.split("|")) == WORSE < set(NAMES)
 
 
 def test_what_is_bad_ends_and_what_is_unknown_does_not_pass():
