@@ -6,6 +6,7 @@ the session: do not stop it), `own_redis` a server of the test's own that it may
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 from importlib.metadata import version as distribution_version
@@ -21,6 +22,10 @@ from tests.programs import absent
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+# As the sidecar does it (`encoders.threads`): torch's threads sleep while they wait for each other, in the tests and in
+# what they start. Two workers on two processors would spin most of their time away.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 SERVERS = ("redis-6.2-wheel", "redis-7-system")
 MONITORS = ("prometheus", "promtool", "prometheus-alertmanager", "amtool")

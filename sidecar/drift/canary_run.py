@@ -8,8 +8,8 @@ business, when a fall is worth a page that of `paired_watch`. No text of a probe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from sidecar.drift.composition import PairChange, PairScores, PairSummary, compare_pairs, shares_above, summarise
 from sidecar.drift.labelled import DomainChange, RetrievalScores, Scale, compare_labelled, means, scale
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Against = Literal["reference", "accepted"]
 AGAINST: tuple[Against, ...] = ("reference", "accepted")
+
+Held = TypeVar("Held")
 
 Sides = Mapping[str, Mapping[str, Mapping[str, float]]]
 
@@ -90,6 +92,19 @@ class CanaryRun:
     composition: tuple[CompositionRun, ...]
 
     @property
+    def unaccepted(self) -> CanaryRun:
+        """Give the run without what was held against an acceptance."""
+        return replace(
+            self,
+            accepted_at=None,
+            retrieval=tuple(
+                replace(one, changes=_held("reference", one.changes), signatures=_held("reference", one.signatures))
+                for one in self.retrieval
+            ),
+            composition=tuple(replace(one, changes=_held("reference", one.changes)) for one in self.composition),
+        )
+
+    @property
     def state(self) -> str:
         """Give a digest of the deployed rankings: equal states are the same look at the same data."""
         return ranking_hash([part for one in self.retrieval for part in (one.set.checksum, *one.hashes)])
@@ -139,6 +154,10 @@ def compile_run(
         retrieval=tuple(_retrieval(one, pairs, rule) for one in scored if isinstance(one.deployed, RetrievalScores)),
         composition=composition,
     )
+
+
+def _held(against: Against, changes: Mapping[Against, Held]) -> dict[Against, Held]:
+    return {name: one for name, one in changes.items() if name == against}
 
 
 def _subject(one: RetrievalScores | PairScores) -> tuple[object, ...]:

@@ -5,7 +5,7 @@ different contents are never compared, so another content begins anew with NaN. 
 was, with the time of the last complete one.
 
 Only the replica that judges runs the canaries. When it retires it forgets what they found, so that two replicas never
-contradict each other.
+contradict each other. What was found against an acceptance goes with the acceptance, without waiting for the next run.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class CanaryMetrics:
         self._aside: list[str] = []
         self._named: set[str] = set()
         self._shown: dict[str, set[tuple[Gauge, tuple[str, ...]]]] = {}
+        self._last: CanaryRun | None = None
 
         self._sets = gauge("sets", "Probe sets, by what became of them: loaded, set_aside.", ["state"])
         self._info = of_set("set_info", "1 for each probe set that is loaded.", ["kind", "version", "checksum"])
@@ -109,6 +110,15 @@ class CanaryMetrics:
         """Show a complete run. A set that it lacks keeps what it shows; one that is not loaded is passed over."""
         self._busy.inc(busy_seconds)
         self._seconds.set(seconds)
+        self._show_run(run)
+
+    def acceptance(self, at: float | None) -> None:
+        """Note the time of the acceptance in force; None while a new baseline is being measured."""
+        if self._last is not None and self._last.accepted_at not in {None, at}:
+            self._show_run(self._last.unaccepted)
+
+    def _show_run(self, run: CanaryRun) -> None:
+        self._last = run
         for labelled in run.retrieval:
             if (known := self._loaded(labelled.set)) is not None:
                 self._show(known, run.at, self._retrieval.cells(known.groups, labelled))
@@ -134,6 +144,7 @@ class CanaryMetrics:
         """Forget what was found: another replica runs the canaries now."""
         for known in self._known.values():
             self._show_nothing(known)
+        self._last = None
         self._show_sensitivity_only(None)
 
     def _loaded(self, name: SetName) -> _Known | None:

@@ -34,7 +34,11 @@ GROUPINGS = ("slice", "cluster")
 
 
 class JudgeMetrics:
-    """The instruments of the judge. `now` gives unix seconds; `retired` is called when the duty ends."""
+    """The instruments of the judge.
+
+    `now` gives unix seconds. `accepted` is told with every checkpoint when the baseline in force was accepted, None
+    before there is one; `retired` is called when the duty ends.
+    """
 
     def __init__(  # noqa: PLR0915  (one statement a metric)
         self,
@@ -44,9 +48,11 @@ class JudgeMetrics:
         pages: float,
         tickets: float,
         now: Callable[[], float],
+        accepted: Callable[[float | None], None],
         retired: Callable[[], None],
     ) -> None:
         self._now = now
+        self._acceptance = accepted
         self._retired = retired
         self._shown: set[tuple[str, str]] = set()
 
@@ -197,6 +203,7 @@ class JudgeMetrics:
         for signal, watch in judgement.watches.items():
             self._accepted_at.labels(signal).set(watch.accepted_at or 0)
             self._set_aside.labels(signal).set(watch.set_aside)
+        self._acceptance(judgement.first.accepted_at)
         self._show_stack(judgement.accepted, judgement.stack)
         for grouping, split in zip(GROUPINGS, judgement.mix(), strict=True):
             self._show_mix(grouping, split)

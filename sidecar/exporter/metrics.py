@@ -163,7 +163,15 @@ class Metrics:
         self._signal_names = signal_names(k, frozen=frozen)
         self.probes = ProbeMetrics(registry)
         self.canaries = CanaryMetrics(registry)
-        self.judge = JudgeMetrics(registry, signals, pages=pages, tickets=tickets, now=now, retired=self._unknown)
+        self.judge = JudgeMetrics(
+            registry,
+            signals,
+            pages=pages,
+            tickets=tickets,
+            now=now,
+            accepted=self.canaries.acceptance,
+            retired=self._unknown,
+        )
 
     def cycles(self, *, judge: float, frozen: float, canaries: float) -> None:
         """Note how long one round of each loop should take at most, so that rules need not know the settings."""

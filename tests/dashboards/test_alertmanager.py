@@ -77,7 +77,7 @@ CASES: dict[str, tuple[list[Alert], Alert, bool]] = {
     "minor-speaks-for-a-ticket": ([MINOR], TICKET, True),
     "minor-and-a-canary": ([MINOR], LOSS, False),
     "largest-speaks-for-the-trap": ([LARGEST], TRAP, True),
-    "largest-speaks-for-the-burn": ([LARGEST], BURN, True),
+    "burn-that-the-rules-let-fire": ([LARGEST], BURN, False),
     "major-and-the-trap": ([MAJOR], TRAP, False),
     "major-and-the-burn": ([MAJOR], BURN, False),
     "trap-speaks-for-its-canaries": ([TRAP], LOSS, True),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from sidecar.demo.corpus import load_demo_queries, standard_library_passages
 
 QUERIES, QRELS = load_demo_queries()
@@ -33,6 +35,7 @@ def test_every_query_is_judged_and_every_judgement_has_a_query() -> None:
     assert set(QRELS) == {query.id for query in QUERIES}
 
 
+@pytest.mark.slow
 def test_every_judged_passage_is_in_the_corpus() -> None:
     """A judgement names a passage that this Python documents."""
     ids = {passage.id for passage in standard_library_passages()}
@@ -44,6 +47,7 @@ def test_grades_are_one_or_two() -> None:
     assert {grade for judged in QRELS.values() for grade in judged.values()} == {1.0, 2.0}
 
 
+@pytest.mark.slow
 def test_no_query_is_copied_from_its_passage() -> None:
     """Queries are in a user's own words: no judged passage contains one of four words or more as it stands."""
     texts = {passage.id: passage.text.lower() for passage in standard_library_passages()}

@@ -89,7 +89,7 @@ def test_nothing_is_raised_in_20_000_steady_queries_on_a_server_of_ones_own(smal
 
 def test_the_wrong_verdict_is_exit_1(small):
     """When the alarm does not come within the queries allowed, the demo says so and exits 1."""
-    done = demo("--scenario", "fine-tuned", "--corpus", str(small), "--queries", "1")
+    done = demo("--scenario", "lost-prefix", "--corpus", str(small), "--queries", "1")
     found = result(done)
     assert done.returncode == 1
     assert found["verdict"].startswith("no alarm")

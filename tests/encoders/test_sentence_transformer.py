@@ -45,6 +45,7 @@ def copy_model(source: Path, target: Path) -> Path:
     return target
 
 
+@pytest.mark.slow
 class TestEncoding:
     """What comes out of a loaded model."""
 

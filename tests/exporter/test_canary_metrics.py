@@ -179,6 +179,23 @@ def test_before_an_acceptance_nothing_is_held_against_it():
         assert names(made, "law", "reference")["precision_trap"] == 1
 
 
+def test_what_was_held_against_an_acceptance_goes_with_it():
+    """A name that a new calibration made void would page for as long as the next run is away; the reference stays."""
+    sets = library(QUESTIONS, PAIRS)
+    made, never = Canaries(QUESTIONS, PAIRS), Canaries(QUESTIONS, PAIRS)
+    made.acceptance(None)
+    made.canaries_ran(ran(sets, lost=["law"], pushed=0.1), 1.0, 2.0)
+    shown = made.series()
+    made.acceptance(AT - 1000.0)
+    assert made.series() == pytest.approx(shown, nan_ok=True)
+    assert names(made, "law")["precision_trap"] == 1
+    never.canaries_ran(ran(sets, lost=["law"], pushed=0.1, accepted=False), 1.0, 2.0)
+    for given_up in (None, AT + 1000.0):
+        made.canaries_ran(ran(sets, lost=["law"], pushed=0.1), 0.0, 2.0)
+        made.acceptance(given_up)
+        assert made.series() == pytest.approx(never.series(), nan_ok=True), given_up
+
+
 def test_sensitivity_without_discrimination_is_told_of_the_encoder():
     """It is 1 where near-misses went away from anchors and no threshold is the better for it."""
     made = Canaries(QUESTIONS, PAIRS)

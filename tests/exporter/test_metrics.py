@@ -20,7 +20,7 @@ from sidecar.judge.judgement import Judgement
 from sidecar.model import Observation
 from sidecar.probesets.library import find_sets
 from sidecar.replay.compare import signal_names
-from tests.exporter.canary_runs import ran
+from tests.exporter.canary_runs import labelled, library, ran
 from tests.exporter.conftest import NOW, metrics
 from tests.judge.observations import HOUSE, SIGNAL, options, stream
 from tests.programs import program
@@ -227,6 +227,22 @@ def test_slices_of_a_given_up_calibration_disappear():
     assert value(made, "baseline_ratio", signal=SIGNAL, slice="legal") is None
     assert value(made, "baseline_ratio", signal=SIGNAL, slice="all") == 0
     assert value(made, "baseline_accepted_timestamp_seconds", signal=SIGNAL) == 0
+
+
+def test_a_new_calibration_takes_what_canaries_found_against_the_old_baseline():
+    """What the alarm spoke for in Alertmanager must end with it."""
+    made, judgement = metrics(), judged(1500)
+    sets = library(labelled())
+    made.canaries.canaries_known(sets)
+    found = {"probe_set": "questions", "domain": "law", "against": "accepted", "signature": "retrieval_loss"}
+    run = replace(ran(sets, lost=["law"]), accepted_at=judgement.first.accepted_at)
+    made.canaries.canaries_ran(run, 1.0, 2.0)
+    made.judge.judged(judgement, 1500)
+    assert value(made, "canary_signature", **found) == 1
+    judgement.recalibrate("r1", 1.0, "ann", "new")
+    made.judge.judged(judgement, 0)
+    assert math.isnan(value(made, "canary_signature", **found))
+    assert value(made, "canary_signature", **found | {"against": "reference"}) == 1
 
 
 def test_only_the_encoder_in_use_has_an_info_series():

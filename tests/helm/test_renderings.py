@@ -66,6 +66,7 @@ def test_lint_would_complain(helm, tmp_path):
     assert "Additional property modee is not allowed" in done.stdout
 
 
+@pytest.mark.slow
 @each_case
 def test_every_object_is_valid_on_every_version(helm, name):
     """All objects of Kubernetes' own pass its strict schemas, each version's for itself."""
@@ -88,6 +89,7 @@ def test_every_object_of_the_operator_is_valid(helm, name):
             COUNTED.operator_objects += 1
 
 
+@pytest.mark.slow
 def test_what_was_validated_is_counted(request, record_property):
     """What the report says was validated is every feature on every version that it is for."""
     ran = {item.name for item in request.session.items}

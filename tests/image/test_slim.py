@@ -21,6 +21,8 @@ from packaging.utils import canonicalize_name
 from tests.image.dockerfile import ROOT
 from tests.judge.observations import stream
 
+pytestmark = pytest.mark.slow
+
 ENCODER_LIBRARY = "sentence-transformers"
 START = """
 import json, sys

@@ -42,14 +42,11 @@ def seconds(duration: str) -> float:
     return compress.milliseconds(duration) / 1000 / FACTOR
 
 
-def holding(key: str = "for", *, alertname: str, severity: str) -> float:
-    """Give how long an alert waits before it fires (or `keep_firing_for`: before it ends), in seconds of a run.
-
-    The longest of the rules that raise it.
-    """
+def holding(*, alertname: str, severity: str) -> float:
+    """Give how long an alert waits before it fires, in seconds of a run: the longest of the rules that raise it."""
     groups = [group for path in RULES for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]]
     found = [one for group in groups for one in group["rules"] if one.get("alert") == alertname]
-    return max(seconds(one.get(key, "0s")) for one in found if one["labels"]["severity"] == severity)
+    return max(seconds(one.get("for", "0s")) for one in found if one["labels"]["severity"] == severity)
 
 
 def watching(stack: ExitStack, folder: Path, port: int) -> tuple[Prometheus, Alertmanager, Webhook]:

@@ -270,6 +270,7 @@ def frozen(accepted: Pair, now: Pair) -> FrozenRun:
     return compare_run(book, answers(now), today, at=1.0, stack=now.stack, awake=len(probes))
 
 
+@pytest.mark.slow
 class TestInspect:
     """The evidence as a whole."""
 
