@@ -9,8 +9,8 @@ TORCH_INDEX ?=
 DEMO ?=
 
 TORCH_FLAGS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),)
-# Two workers, whole files each: the tests of one file share servers and models.
-TWO := -n 2 --dist loadfile
+# Two workers, whole files each: the tests of one file share servers and models. `tests/conftest.py` gives the order.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
 
 export HF_HUB_OFFLINE ?= 1

@@ -41,8 +41,9 @@ def burn_table() -> Panel:
         "Burn rate of each slice, by window",
         "Burn rate as a share of the limit that the loaded rule file (7 or 30 days) sets for the pair of windows. An "
         "alert needs both of a pair at 100 %, `1h` and the short one beside it, `1h: 5m`, and a least number of "
-        "queries. Burn is the share of bad queries divided by what the objective allows; bad is a query at or below "
-        "its slice's accepted floor. Purple: no rule file of the objective is loaded, and nothing alerts.",
+        'queries, and no alarm of `fall="critical"`, which speaks for its burn, open or just over. Burn is the share '
+        "of bad queries divided by what the objective allows; bad is a query at or below its slice's accepted floor. "
+        "Purple: no rule file of the objective is loaded, and nothing alerts.",
         Query(f"{first}\nor on ()\n{unloaded}"),
         *(Query(other) for other in others),
         columns=[
@@ -74,7 +75,8 @@ def burn(long: str, short: str) -> Panel:
         f"Burn rate over {long} and {short}",
         "Both lines of a slice above the limit (red) alert: the long window shows that it matters, the short one that "
         "it still goes on. Short below long: it is getting better. The limit is that of the loaded rule file, over 7 "
-        "or 30 days; where none is loaded nothing alerts, and the legend says so.",
+        "or 30 days; where none is loaded nothing alerts, and the legend says so. Nor does it while an alarm of "
+        '`fall="critical"` speaks for its burn, open or just over.',
         Query(ours(f"{BURN}{long}", BY_SLICE), f"{{{{slice}}}} over {long}"),
         Query(ours(f"{BURN}{short}", BY_SLICE), f"{{{{slice}}}} over {short}"),
         Query(f"{limit}\nor on ()\n{unloaded}", "limit: {{slo_window}}"),

@@ -1,7 +1,7 @@
 """The demo from end to end, as a user starts it: four processes, real encoders, the exit code and the JSON.
 
 The default (the standard library's 2,200 passages, fine-tuned) runs in `tests/monitoring/test_accident.py`, where
-Prometheus watches it. The other scenarios run on the first 500 of those passages, given as a BEIR folder: the same way
+Prometheus watches it. The other scenarios run on the first 250 of those passages, given as a BEIR folder: the same way
 through the program in a fifth of the time.
 """
 
@@ -25,9 +25,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Give a BEIR folder with 500 passages and the demo's queries."""
+    """Give a BEIR folder with 250 passages and the demo's queries."""
     folder = tmp_path_factory.mktemp("beir")
-    write_corpus(folder, limit=500)
+    write_corpus(folder, limit=250)
     (folder / "queries.jsonl").write_text((DATA_FOLDER / "queries.jsonl").read_text())
     return folder
 
