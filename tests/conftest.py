@@ -2,11 +2,11 @@
 
 `redis` is a flushed client, `redis_url` its address for other processes, `redis_server` the running server (shared by
 the session: do not stop it), `own_redis` a server of the test's own that it may stop, start and give a password.
+The real encoder is `real_encoder`'s.
 """
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from importlib.metadata import version as distribution_version
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-# As the sidecar does it (`encoders.threads`): torch's threads sleep while they wait for each other, in the tests and in
-# what they start. Two workers on two processors would spin most of their time away.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+pytest_plugins = ["tests.real_encoder"]
 
 LONGEST = (
     "tests/demo/test_scenarios.py",

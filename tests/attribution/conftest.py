@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
-
-# Before the hub's library is imported for the first time: it reads the environment then.
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 from tests.attribution import faults
 from tests.attribution.world import World, accept, make_world

@@ -35,6 +35,7 @@ def write_collection(folder: Path, *, corpus_lines: str = "", query_lines: str =
     return folder
 
 
+@pytest.mark.slow
 class TestStandardLibrary:
     """What the installed library yields."""
 
@@ -79,10 +80,10 @@ class TestStandardLibrary:
         assert not parts & corpus.SKIPPED_FOLDERS - {"test"}
 
 
+@pytest.mark.slow
 class TestWriteCorpus:
     """The file that the demo indexes."""
 
-    @pytest.mark.slow
     def test_two_runs_write_the_same_bytes(self, tmp_path: Path) -> None:
         """The order and the content depend on the installation only."""
         counts = [corpus.write_corpus(tmp_path / name) for name in ("a", "b")]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from sidecar.demo.encoders import EncoderName
 
+pytestmark = pytest.mark.slow
+
 LARGEST_DELTA = 1_500_000
 SMALLEST_FALL = 0.08
 PASSAGES = 1_000
@@ -120,7 +122,6 @@ def test_a_missing_delta_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         encoders.materialise("house", tmp_path / "house", query_prompt=None)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_accident_is_real(folders: dict[str, Path]) -> None:
     """On the demo's judged queries `precision` loses at least 8 % nDCG@10, while `house` stays close to the base.

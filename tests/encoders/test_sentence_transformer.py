@@ -26,6 +26,8 @@ from sidecar.errors import ConfigurationError, EncoderError
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["How do I rotate a key?", "short", "Wo ist der Bahnhof?", "a much longer text " * 30]
 
 # Float32 leaves a unit row's norm within dimension * 2^-24 = 2.3e-5 of 1.
@@ -45,7 +47,6 @@ def copy_model(source: Path, target: Path) -> Path:
     return target
 
 
-@pytest.mark.slow
 class TestEncoding:
     """What comes out of a loaded model."""
 
@@ -235,7 +236,6 @@ def run_isolated(model: str, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.slow
 class TestNetwork:
     """When the hub is asked, and what happens when it does not answer."""
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from sidecar.drift.canary_run import SetName
 from sidecar.drift.composition import PairScores
 from sidecar.drift.labelled import LEADING, RetrievalScores
 from sidecar.gate import Gate, Side, decide
-
-# Before the hub's library is imported for the first time: it reads the environment then.
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 LEVEL = 0.5
 """What every query scores with the reference."""

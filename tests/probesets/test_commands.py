@@ -248,6 +248,7 @@ def test_a_set_that_is_too_small_for_noise_has_a_card(minilm, tmp_path):
     assert [row.spread for row in pairs.rows] == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_card_prints_and_writes_the_figures(rag_drift, tmp_path, minilm_folder):
     """The same table on the terminal and between the markers; the prose around it stays."""
     readme = f"# Mine\n\nbefore\n\n{BEGIN}\nold\n{END}\n\nafter\n"

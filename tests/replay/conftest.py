@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-
-# Before the hub's library is imported for the first time: it reads the environment then.
-os.environ["HF_HUB_OFFLINE"] = "1"
-
-from dataclasses import dataclass
 
 from sidecar.demo.encoders import materialise
 from sidecar.encoders import threads

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from sidecar.drift.probe_run import FrozenRun
 
+pytestmark = pytest.mark.slow
+
 QUERIES = ("When do I get my money back?", "Who may see my data?", "Is the warehouse open?")
 
 
@@ -98,7 +100,6 @@ class Held:
         return Hashed().encode_documents([self.ids[row] + "!" * (self.ids[row] in self._stale) for row in rows])
 
 
-@pytest.mark.slow
 class TestStoredVectors:
     """Stored vectors against the text that they stand for."""
 
@@ -270,7 +271,6 @@ def frozen(accepted: Pair, now: Pair) -> FrozenRun:
     return compare_run(book, answers(now), today, at=1.0, stack=now.stack, awake=len(probes))
 
 
-@pytest.mark.slow
 class TestInspect:
     """The evidence as a whole."""
 

@@ -1,4 +1,8 @@
-"""A real encoder for the tests: all-MiniLM-L6-v2, which a package carries in its files. Nothing is fetched."""
+"""A real encoder for the tests: all-MiniLM-L6-v2, which a package carries in its files. Nothing is fetched.
+
+A plugin of `tests/conftest.py`, so that one load serves all tests of a worker. Loading takes seconds: what asks for
+the encoder is marked `slow`.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-# Before the hub's library is imported for the first time: it reads the environment then.
+# Before the libraries are imported for the first time: they read the environment then. Torch's threads sleep while they
+# wait for each other, as in the sidecar (`encoders.threads`): two workers on two processors would spin most of their
+# time away, and so would what they start.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +23,14 @@ if TYPE_CHECKING:
 
     from sidecar.encoders.fingerprint import Fingerprint
     from sidecar.encoders.sentence_transformer import SentenceTransformerEncoder
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what loads the encoder, before `-m` chooses."""
+    for item in items:
+        if "minilm" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
@@ -30,11 +45,10 @@ def minilm_folder() -> Path:
 @pytest.fixture(scope="session")
 def minilm(minilm_folder: Path) -> Iterator[SentenceTransformerEncoder]:
     """Load the real model once; tests must leave it as it was."""
-    import torch
-
+    from sidecar.encoders import threads
     from sidecar.encoders.sentence_transformer import SentenceTransformerOptions, load
 
-    torch.set_num_threads(2)
+    threads.use(threads.available())
     encoder = load(SentenceTransformerOptions(str(minilm_folder)))
     yield encoder
     encoder.close()
@@ -43,12 +57,8 @@ def minilm(minilm_folder: Path) -> Iterator[SentenceTransformerEncoder]:
 @pytest.fixture(scope="session")
 def minilm_fingerprint(minilm: SentenceTransformerEncoder) -> Fingerprint:
     """Measure the real model once, with one thread: single short texts gain nothing from a second one."""
-    import torch
-
+    from sidecar.encoders import threads
     from sidecar.encoders.fingerprint import measure
 
-    torch.set_num_threads(1)
-    try:
+    with threads.single():
         return measure(minilm)
-    finally:
-        torch.set_num_threads(2)
