@@ -98,10 +98,10 @@ class CanaryRun:
             self,
             accepted_at=None,
             retrieval=tuple(
-                replace(one, changes=_held("reference", one.changes), signatures=_held("reference", one.signatures))
+                replace(one, changes=_of_reference(one.changes), signatures=_of_reference(one.signatures))
                 for one in self.retrieval
             ),
-            composition=tuple(replace(one, changes=_held("reference", one.changes)) for one in self.composition),
+            composition=tuple(replace(one, changes=_of_reference(one.changes)) for one in self.composition),
         )
 
     @property
@@ -156,8 +156,8 @@ def compile_run(
     )
 
 
-def _held(against: Against, changes: Mapping[Against, Held]) -> dict[Against, Held]:
-    return {name: one for name, one in changes.items() if name == against}
+def _of_reference(held: Mapping[Against, Held]) -> dict[Against, Held]:
+    return {"reference": held["reference"]}
 
 
 def _subject(one: RetrievalScores | PairScores) -> tuple[object, ...]:

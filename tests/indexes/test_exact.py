@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.encoders import threads
 from sidecar.encoders.fingerprint import Fingerprint, adopt, measure
 from sidecar.errors import DataError, MismatchError, VectorIndexError
 from sidecar.indexes import exact
@@ -315,13 +316,8 @@ class TestEncoderOfAnIndex:
             encoder_name="minilm", fingerprint=minilm_fingerprint, now=0.0,
         )  # fmt: skip
         stored = ExactIndex.open(tmp_path / "index").encoder_fingerprint
-        import torch
-
-        torch.set_num_threads(1)
-        try:
+        with threads.single():
             assert adopt(measure(minilm), [stored]) == minilm_fingerprint
-        finally:
-            torch.set_num_threads(2)
 
 
 class TestFiles:
